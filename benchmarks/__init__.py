@@ -1,0 +1,1 @@
+"""Measure forkrpc beside its peers: ``python -m benchmarks``."""

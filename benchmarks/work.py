@@ -1,0 +1,48 @@
+"""What the workers execute."""
+
+import gc
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Point:
+    """A small dataclass, as an argument and a result."""
+
+    x: int
+    y: float
+    label: str
+
+
+def echo(value: Any) -> Any:
+    """Return *value*."""
+    return value
+
+
+def scale(*, value: int, factor: int) -> int:
+    """Multiply; takes keyword arguments only."""
+    return value * factor
+
+
+def echo_or_collect(value: Any) -> Any:
+    """Return *value*; for None, collect garbage first."""
+    if value is None:
+        gc.collect()
+    return value
+
+
+def echo_or_wait(value: Any) -> Any:
+    """Return *value*; text is the path of a FIFO: wait until somebody writes to it."""
+    if value.__class__ is str:
+        with open(value, "rb"):
+            pass
+    return value
+
+
+def pid_or_sleep(seconds: float | None) -> int:
+    """Return the process id, after *seconds* if given."""
+    if seconds is not None:
+        time.sleep(seconds)
+    return os.getpid()

@@ -1,0 +1,58 @@
+"""What user code in a worker calls: event, flush, retire, in_worker."""
+
+import os
+
+from ..errors import ClosedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .sync import Sync
+
+__all__ = ["event", "flush", "in_worker", "retire"]
+
+_backend: "list[Sync]" = []  # this worker's, once events can be sent
+
+
+def event(*args: object) -> None:
+    """Send an event to the program: its `on_event` is called with *args*.
+
+    Any thread of a worker may send; events and results arrive in the order in which
+    they were made.  From a sync worker it leaves at once, which blocks while the
+    program does not read.  Raise ClosedError outside a worker and in `init`, and
+    SerialiserError for arguments that cannot be sent.
+    """
+    _current("event").event(args)
+
+
+def flush() -> bool:
+    """Block until everything made so far is written; return whether it was.
+
+    False where the program is gone.  Raise ClosedError outside a worker.
+    """
+    return _current("flush").flush()
+
+
+def retire() -> None:
+    """Ask for no more calls: this worker answers what it has and ends."""
+    _current("retire").retire()
+
+
+def in_worker() -> bool:
+    """Return whether events can be sent from here."""
+    return bool(_backend)
+
+
+def _current(verb: str) -> "Sync":
+    try:
+        return _backend[0]
+    except IndexError:
+        raise ClosedError(
+            f"forkrpc.{verb}() works in the functions that a worker is called for: "
+            "not in the program itself, in init, or in a process forked from a worker"
+        ) from None
+
+
+def enter(backend: "Sync") -> None:
+    """From now on events go to *backend*; not in a process that user code forks."""
+    _backend[:] = [backend]
+    os.register_at_fork(after_in_child=_backend.clear)

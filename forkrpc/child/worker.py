@@ -1,0 +1,202 @@
+"""A process just forked from a template becomes a worker, or a spawned function.
+
+The order matters: descriptors and signals first, then the lifeline, and only then code
+of the user.  What fails from there on is reported on the worker's own channel.
+"""
+
+import _socket
+import os
+import sys
+from _pickle import loads
+
+from .. import classes
+from ..functions import name_of, resolve
+from ..progress import map_page
+from ..serialisers import PickleCodec, codec
+from ..system import arm_lifeline, default_signals, hung_up, mortal, set_title
+from .leave import exit_status_of, leave
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_COROUTINES = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR of code objects
+
+
+class Argument:
+    """One worker argument as the template keeps it.
+
+    fd: None for a pickled tuple of values in `what`; else `what` tells what the
+    descriptor is to become: ("int",), ("socket",), ("file", mode, encoding, errors).
+    """
+
+    def __init__(self, fd: "int | None", what: "Any") -> None:
+        self.fd = fd
+        self.what = what
+
+    def values(self) -> "tuple[object, ...]":
+        if self.fd is None:
+            return tuple(loads(self.what))
+        kind = self.what[0]
+        if kind == "int":
+            return (self.fd,)
+        if kind == "socket":
+            from socket import socket
+
+            return (socket(fileno=self.fd),)
+        _, mode, encoding, errors = self.what
+        buffering = 0 if mode.endswith("raw") else -1
+        file = open(  # noqa: SIM115
+            self.fd, mode.removesuffix("raw"), buffering, encoding, errors
+        )
+        return (file,)
+
+
+class Role:
+    """What a forked process is to be; call it to be that.  Never returns."""
+
+    def __init__(
+        self,
+        spec: "dict[str, Any]",
+        handles: "list[int]",
+        lifeline: int,
+        arguments: "list[Argument]",
+    ) -> None:
+        self._spec = spec
+        self._channel, *self._handles = handles
+        self._lifeline = lifeline
+        self._arguments = arguments
+
+    def __call__(self) -> None:
+        spec = self._spec
+        default_signals()
+        os.setpgid(0, 0)
+        self._stdio()
+        self._tie()
+        page = self._handles.pop(0) if spec["page"] is not None else None
+        words = None if page is None else map_page(page, spec["page"])
+        _reseed()
+        set_title(f"{spec['owner']} {spec['title']}")
+        status = 1
+        try:
+            self._limits()
+            if spec["spawn"]:
+                self._spawn()
+                status = 0
+            else:
+                status = self._work(words)
+        except SystemExit as error:
+            status = exit_status_of(error)
+        except BaseException:  # the process ends here, as a program does
+            sys.excepthook(*sys.exc_info())
+        leave(status)
+
+    def _stdio(self) -> None:
+        """Put the descriptors 0-2 where the program wants them."""
+        for fd, where in enumerate(self._spec["stdio"]):
+            if where == "handle":
+                handle = self._handles.pop(0)
+                os.dup2(handle, fd)
+                os.close(handle)
+            elif where == "stdout":
+                os.dup2(1, fd)
+            else:
+                null = os.open(os.devnull, os.O_RDWR)
+                os.dup2(null, fd)
+                os.close(null)
+        for file in (sys.stdout, sys.stderr):
+            if hasattr(file, "reconfigure"):
+                # Several processes write to one place: whole lines stay whole.
+                file.reconfigure(line_buffering=True)
+
+    def _tie(self) -> None:
+        """Tie this process and what it starts to the life of the program."""
+        if not self._spec["mortal"]:
+            os.close(self._lifeline)
+            return
+        mortal(True)
+        own = arm_lifeline(self._lifeline)
+        if hung_up(own):
+            os._exit(1)
+        if self._spec["spawn"]:
+            os.set_inheritable(own, True)  # what it executes shall end as well
+
+    def _limits(self) -> None:
+        for name, limits in self._spec["rlimits"]:
+            import resource
+
+            resource.setrlimit(name, limits)
+        if self._spec["nice"]:
+            os.nice(self._spec["nice"])
+        if self._spec["affinity"]:
+            os.sched_setaffinity(0, self._spec["affinity"])
+
+    def _values(self) -> "list[object]":
+        for definition in self._spec["definitions"]:
+            classes.learn(definition)
+        return [value for argument in self._arguments for value in argument.values()]
+
+    def _spawn(self) -> None:
+        from socket import socket
+
+        sock = socket(fileno=self._channel)
+        values = self._values()
+        function = _found(self._spec["function"])
+        function(sock, *values)
+
+    def _work(self, words: "memoryview | None") -> int:
+        from . import enter
+        from .sync import Sync
+
+        channel = _socket.socket(fileno=self._channel)
+        backend = Sync(channel, self._spec, words)
+        try:
+            values = self._values()
+            if self._spec["init"] is not None:
+                _found(self._spec["init"])(*values)
+            serialiser = self._spec["serialiser"]
+            if not isinstance(serialiser, str):
+                serialiser = loads(serialiser[1])
+            backend.codec = codec(serialiser, backend.define)
+            if isinstance(backend.codec, PickleCodec):
+                backend.codec.sent |= classes.known()
+            backend.function = self._function(values)
+        except SystemExit:
+            raise
+        except BaseException as error:  # told to the program, which fails the calls
+            from .template import traceback_of
+
+            step = f"starting {self._spec['title']}"
+            backend.fail_setup(f"{step}: {traceback_of(error)}")
+            return 1
+        enter(backend)
+        return backend.serve()
+
+    def _function(self, values: "list[object]") -> "Callable[..., object]":
+        function = _found(self._spec["function"])
+        if isinstance(function, type):
+            function = function(*values)
+            if not callable(function):
+                raise TypeError(
+                    f"instances of {name_of(type(function))} cannot be called"
+                )
+        code = getattr(function, "__code__", None)
+        if code is not None and code.co_flags & _COROUTINES:
+            raise TypeError(
+                f"{name_of(function)} is a coroutine function, which needs "
+                'backend="async"; backend="sync" calls plain functions'
+            )
+        return function
+
+
+def _found(description: "tuple[str, Any]") -> "Callable[..., Any]":
+    how, what = description
+    return resolve(how, loads(what) if how == "value" else what)
+
+
+def _reseed() -> None:
+    """Give numpy's global generator a state of its own; `random` does so by itself."""
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed()

@@ -1,0 +1,205 @@
+"""Values that plain pickle refuses or misnames; both processes.
+
+Functions and objects go by value, as cloudpickle does it.  A class that cannot be
+imported (of `__main__`, or local to a function) goes by value once to each peer, in a
+DEFINE frame, and by its key ever after, in both directions.  So a reply names such a
+class and never redefines it, and what was a class of the receiver is the same object
+again: `isinstance`, `except` and enum members' `is` hold.
+
+A key is (origin, group, index).  Classes that refer to each other are one group, sent
+as one body.  The registry belongs to the process: any number of connections share it.
+"""
+
+import _thread
+import os
+import pickle
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Group = tuple[bytes, int]  # origin, number
+    Key = tuple[bytes, int, int]  # origin, number of the group, index in it
+
+_lock = _thread.RLock()  # held while groups are made, sent and loaded
+_keys: "dict[type, Key]" = {}
+_classes: "dict[Key, type]" = {}
+_bodies: "dict[Group, tuple[bytes, list[Group]]]" = {}  # body, groups it refers to
+_origin: "list[bytes]" = []
+
+
+def lock() -> "_thread.RLock":
+    """Return the lock to hold from `freeze` until its definitions are queued."""
+    return _lock
+
+
+def _own_origin() -> bytes:
+    """Return this process's name in keys.  A forked process is another origin."""
+    if not _origin:
+        _origin.append(os.urandom(8))
+        if len(_registered) == 0:
+            os.register_at_fork(after_in_child=_origin.clear)
+            _registered.append(True)
+    return _origin[0]
+
+
+_registered: "list[bool]" = []
+
+
+def freeze(values: object, sent: "set[Group]") -> "tuple[list[bytes], bytes]":
+    """Return (definitions, body) of *values* for a peer that has the groups *sent*.
+
+    The definitions have to reach the peer before the body.  The caller holds `lock()`
+    and adds what it queued to *sent* by `mark`.  Raises what pickling raises.
+    """
+    pickler = _pickler(set())
+    body = pickler.body_of(values)
+    wanted: list[Group] = []
+    for group in pickler.groups:
+        _collect(group, sent, wanted)
+    return [_definition(group) for group in wanted], body
+
+
+def _collect(group: "Group", sent: "set[Group]", wanted: "list[Group]") -> None:
+    if group in sent or group in wanted:
+        return
+    for needed in _bodies[group][1]:
+        if needed != group:
+            _collect(needed, sent, wanted)
+    wanted.append(group)
+
+
+def _definition(group: "Group") -> bytes:
+    body, needs = _bodies[group]
+    return pickle.dumps((group, body, needs), 5)
+
+
+def mark(definitions: "Sequence[bytes]", sent: "set[Group]") -> None:
+    """Note that a peer has these definitions: they were queued, or came from it."""
+    for definition in definitions:
+        sent.add(pickle.loads(definition)[0])
+
+
+def learn(definition: "bytes | memoryview") -> None:
+    """Keep a definition that arrived; it is loaded when first needed."""
+    group, body, needs = pickle.loads(definition)
+    with _lock:
+        _bodies.setdefault(group, (body, needs))
+
+
+def known() -> "set[Group]":
+    """Return all groups that this process has; a worker's came from its program."""
+    return set(_bodies)
+
+
+def class_of(origin: bytes, number: int, index: int) -> type:
+    """Return the class of a key.  Called by pickle; raises LookupError."""
+    key = (origin, number, index)
+    found = _classes.get(key)
+    if found is not None:
+        return found
+    with _lock:
+        if key not in _classes:
+            if (origin, number) not in _bodies:
+                raise LookupError(f"class {key} was not defined here")
+            classes = pickle.loads(_bodies[origin, number][0])
+            _register(origin, number, classes)
+        return _classes[key]
+
+
+def _register(origin: bytes, number: int, classes: "list[type]") -> None:
+    for index, each in enumerate(classes):
+        _classes[origin, number, index] = each
+        _keys[each] = (origin, number, index)
+
+
+def importable(thing: object) -> bool:
+    """Return whether *thing* is found under its module and qualified name."""
+    name = getattr(thing, "__module__", None)
+    if name is None or name == "__main__":
+        return False
+    found: object = sys.modules.get(name)
+    for part in getattr(thing, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return found is thing
+
+
+def _make_group(root: type) -> "Key":
+    """Give *root*, and the classes it cannot be without, keys and a body."""
+    members = [root]
+    while True:
+        pickler = _pickler(set(members))
+        body = pickler.body_of(members)
+        if not pickler.strangers:
+            break
+        members.extend(pickler.strangers)
+    origin, number = _own_origin(), len(_bodies) + 1
+    _bodies[origin, number] = body, sorted(pickler.groups)
+    _register(origin, number, members)
+    return _keys[root]
+
+
+def _pickler(members: "set[type]") -> "_Pickler":
+    return _pickler_class()(members)
+
+
+if TYPE_CHECKING:
+
+    class _Pickler:
+        groups: set[Group]
+        strangers: list[type]
+
+        def __init__(self, members: "set[type]") -> None: ...
+
+        def body_of(self, values: object) -> bytes: ...
+
+
+_made: "list[type[_Pickler]]" = []
+
+
+def _pickler_class() -> "type[_Pickler]":
+    """Return the pickler class; made when cloudpickle is first needed."""
+    if not _made:
+        _made.append(_make_pickler_class())
+    return _made[0]
+
+
+def _make_pickler_class() -> "type[_Pickler]":
+    from io import BytesIO
+
+    from cloudpickle import CloudPickler
+
+    class Pickler(CloudPickler):  # type: ignore[misc]
+        """Reduces classes that cannot be imported to keys.
+
+        members: classes to write by value, those of the group being made.
+        groups: the groups that what was written refers to.
+        strangers: classes met that belong into the group being made.
+        """
+
+        def __init__(self, members: "set[type]") -> None:
+            self._file = BytesIO()
+            super().__init__(self._file, protocol=5)
+            self.members = members
+            self.groups: set[Group] = set()
+            self.strangers: list[type] = []
+
+        def body_of(self, values: object) -> bytes:
+            self.dump(values)
+            return self._file.getvalue()
+
+        def reducer_override(self, thing: object) -> object:
+            if not isinstance(thing, type) or importable(thing):
+                return super().reducer_override(thing)
+            key = _keys.get(thing)
+            if key is None and self.members:
+                if thing not in self.members and thing not in self.strangers:
+                    self.strangers.append(thing)
+                return super().reducer_override(thing)
+            if key is None:
+                key = _make_group(thing)
+            self.groups.add(key[:2])
+            return class_of, key
+
+    return Pickler

@@ -1,0 +1,157 @@
+"""Bytes and descriptors through a socket; executed in both processes.
+
+An Outbox holds what is still to be written.  The count of bytes that a send took is
+stored by the same call into C, so an interrupt cannot make it write anything twice.
+"""
+
+import _socket
+import sys
+from collections import deque
+
+from .wire import at_once
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable, Sequence
+
+    Send = Callable[[bytes | memoryview], int]
+
+_ORDER = sys.byteorder
+_CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
+_INT = 4  # bytes of a descriptor number in SCM_RIGHTS
+MOST_HANDLES = 64  # in one frame; Linux allows 253 (SCM_MAX_FD)
+
+
+class Outbox:
+    """Frames on their way into a socket, oldest first, with their descriptors.
+
+    Owns the descriptors put into it: they are closed once they are sent, or by
+    `clear`.  One thread at a time may be in `flush` (its caller holds a lock).
+    """
+
+    def __init__(self, sock: "socket", flags: int = 0) -> None:
+        self.frames: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._taken: deque[int] = deque()  # bytes of frames[0] the socket has taken
+        self._sock = sock
+        self._flags = flags | getattr(_socket, "MSG_NOSIGNAL", 0)
+
+    def put(self, data: bytes, handles: "Sequence[int]" = ()) -> None:
+        self.frames.append((data, tuple(handles)))
+
+    def flush(self) -> bool:
+        """Write as much as the socket takes; return whether nothing is left.
+
+        Raise OSError if the peer is gone.
+        """
+        frames, taken = self.frames, self._taken
+        while frames:
+            data, handles = frames[0]
+            done = sum(taken)
+            if done < len(data):
+                send = self._sender(handles if not done else ())
+                view = memoryview(data)[done:] if done else data
+                try:
+                    taken.extend(map(send, (view,)))
+                except BlockingIOError:
+                    return False
+                continue
+            at_once(frames.popleft, taken.clear)
+            close_all(handles)
+        return True
+
+    def _sender(
+        self, handles: "tuple[int, ...]"
+    ) -> "Callable[[bytes | memoryview], int]":
+        flags = self._flags
+        if not handles:
+            return lambda view: self._sock.send(view, flags)
+        rights = b"".join(fd.to_bytes(_INT, _ORDER) for fd in handles)
+        extra = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)]
+        return lambda view: self._sock.sendmsg([view], extra, flags)
+
+    def clear(self) -> None:
+        """Forget what was not written, and close its descriptors."""
+        while self.frames:
+            close_all(self.frames.popleft()[1])
+        self._taken.clear()
+
+
+class HandleReader:
+    """Reads a stream that carries descriptors; `handles` are those not yet claimed."""
+
+    def __init__(self, sock: "socket") -> None:
+        self._sock = sock
+        self.handles: deque[int] = deque()
+
+    def __call__(self, size: int) -> bytes:
+        """Read once, as `recv`.  Raise OSError if descriptors were lost on the way."""
+        data, extra, flags, _ = self._sock.recvmsg(
+            size, _socket.CMSG_SPACE(MOST_HANDLES * _INT), _CLOEXEC
+        )
+        for level, kind, rights in extra:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+                for at in range(0, len(rights) - len(rights) % _INT, _INT):
+                    fd = int.from_bytes(rights[at : at + _INT], _ORDER)
+                    self.handles.append(above_stdio(fd))
+        if flags & _socket.MSG_CTRUNC:
+            import errno
+
+            raise OSError(
+                errno.EMFILE, "descriptors sent to this process did not fit its table"
+            )
+        return data
+
+    def claim(self, count: int) -> "list[int]":
+        return [self.handles.popleft() for _ in range(count)]
+
+
+def above_stdio(fd: int) -> int:
+    """Return *fd*, or a duplicate above 2 in its place (it closes *fd* then).
+
+    A program that runs with its descriptors 0-2 closed gets those numbers for new
+    sockets; what a child prints would end in them.
+    """
+    if fd > 2:
+        return fd
+    import fcntl
+    import os
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+def duplicate(fd: int, lowest: int = 3) -> int:
+    """Return a duplicate of *fd* with a number of *lowest* or above, close-on-exec."""
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def socket_pair() -> "tuple[socket, socket]":
+    """Return two connected stream sockets with numbers above 2; close-on-exec."""
+    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        return _lifted(one), _lifted(other)
+    except OSError:
+        one.close()
+        other.close()
+        raise
+
+
+def _lifted(sock: "socket") -> "socket":
+    fd = sock.fileno()
+    if fd > 2:
+        return sock
+    lifted = _socket.socket(fileno=duplicate(fd))
+    sock.close()
+    return lifted
+
+
+def close_all(handles: "Sequence[int]") -> None:
+    from os import close
+
+    for fd in handles:
+        close(fd)

@@ -1,0 +1,130 @@
+"""The options of `run`: checked where they are given, applied in the worker."""
+
+import os
+
+from .wire import LIMIT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DEVNULL, STDOUT = -3, -2  # as in subprocess
+BUFLEN = 65536  # bytes; starting size of the read buffers
+
+DEFAULTS: "dict[str, Any]" = {
+    "backend": "sync",
+    "on_error": None,
+    "on_event": None,
+    "on_destroy": None,
+    "init": None,
+    "serialiser": "pickle",
+    "buflen": BUFLEN,
+    "buflen_req": None,
+    "buflen_res": None,
+    "timeout": None,
+    "orphan": "kill",
+    "loop": None,
+    "stdin": "null",
+    "stdout": "inherit",
+    "stderr": "inherit",
+    "rlimits": None,
+    "nice": 0,
+    "affinity": None,
+    "max_frame": LIMIT,
+}
+_CALLBACKS = ("on_error", "on_event", "on_destroy")
+_SIZES = ("buflen", "buflen_req", "buflen_res", "max_frame")
+
+
+def run_options(given: "dict[str, Any]") -> "dict[str, Any]":
+    """Return all options, checked.  Raise TypeError or ValueError."""
+    for name in given:
+        if name not in DEFAULTS:
+            close = _nearest(name)
+            raise TypeError(f"run() has no option {name!r}{close}")
+    options = {**DEFAULTS, **given}
+    if options["backend"] != "sync":
+        raise ValueError(f"backend must be 'sync', not {options['backend']!r}")
+    for name in _CALLBACKS:
+        if options[name] is not None and not callable(options[name]):
+            raise TypeError(f"{name} must be callable, not {options[name]!r:.100}")
+    for name in _SIZES:
+        size = options[name]
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ValueError(f"{name} must be a number of bytes above 0, not {size!r}")
+    timeout = options["timeout"]
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise ValueError(f"timeout must be seconds above 0 or None, not {timeout!r}")
+    if options["orphan"] not in ("kill", "finish"):
+        raise ValueError(
+            f"orphan must be 'kill' or 'finish', not {options['orphan']!r}"
+        )
+    loop = options["loop"]
+    if loop is not None and not hasattr(loop, "call_soon_threadsafe"):
+        raise TypeError(f"loop must be an asyncio event loop, not {loop!r:.100}")
+    for name in ("stdin", "stdout", "stderr"):
+        options[name] = _stream(name, options[name])
+    options["rlimits"] = _rlimits(options["rlimits"])
+    options["affinity"] = _affinity(options["affinity"])
+    if not isinstance(options["nice"], int):
+        raise TypeError(f"nice must be an int, not {options['nice']!r}")
+    return options
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, DEFAULTS, 1)
+    if found:
+        return f"; did you mean {found[0]!r}?"
+    return "; its options are " + ", ".join(DEFAULTS)
+
+
+def _stream(name: str, given: "Any") -> "str | int":
+    """Return "null", "inherit", "stdout" or a descriptor."""
+    if given is None or given == "inherit":
+        return "inherit"
+    if given in ("null", DEVNULL):
+        return "null"
+    if given == STDOUT and name == "stderr":
+        return "stdout"
+    fd = given
+    if hasattr(given, "fileno"):
+        if hasattr(given, "flush") and name != "stdin":
+            given.flush()
+        fd = given.fileno()
+    if isinstance(fd, int) and not isinstance(fd, bool) and fd >= 0:
+        os.fstat(fd)
+        return fd
+    raise TypeError(
+        f"{name} must be 'null', 'inherit', a descriptor or a file with fileno(), "
+        f"not {given!r:.100}; for a pipe pass one end of os.pipe()"
+    )
+
+
+def _rlimits(given: "Any") -> "list[tuple[int, tuple[int, int]]]":
+    """Return [(resource, (soft, hard))] of a dict {"AS": bytes, "CPU": (s, s)}."""
+    if not given:
+        return []
+    import resource
+
+    limits = []
+    for name, limit in given.items():
+        number = name
+        if isinstance(name, str):
+            number = getattr(resource, f"RLIMIT_{name.removeprefix('RLIMIT_')}", None)
+        if not isinstance(number, int):
+            raise ValueError(f"rlimits: {name!r} is no limit; write 'AS' or 'CPU'")
+        pair = (limit, limit) if isinstance(limit, int) else tuple(limit)
+        limits.append((int(number), pair))
+    return limits
+
+
+def _affinity(given: "Any") -> "list[int] | None":
+    if given is None:
+        return None
+    cpus = sorted(given)
+    usable = os.sched_getaffinity(0)
+    if not cpus or not usable.issuperset(cpus):
+        raise ValueError(f"affinity {cpus} must be processors of {sorted(usable)}")
+    return cpus

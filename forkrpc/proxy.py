@@ -1,0 +1,188 @@
+"""Proxy: what the user calls.  A thin handle; dropping it closes the connection."""
+
+from concurrent.futures import Future
+from signal import SIGKILL
+
+from .connection import Connection, Waiter
+from .session import Awaiter, Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any
+
+
+class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
+    """The future of one call."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+        self.set_running_or_notify_cancel()
+
+    def settle(self, outcome: object) -> None:
+        if self.done():
+            return
+        if isinstance(outcome, Failure):
+            self.set_exception(outcome.error)
+        else:
+            self.set_result(outcome)
+
+    def result(self, timeout: "float | None" = None) -> "Any":
+        if not self.done():
+            self._connection.program.check_may_wait("Future.result()")
+        return super().result(timeout)
+
+    def exception(self, timeout: "float | None" = None) -> "BaseException | None":
+        if not self.done():
+            self._connection.program.check_may_wait("Future.exception()")
+        return super().exception(timeout)
+
+
+class Proxy:
+    """Calls a function in a worker.  Made by `Forker.run`; any thread may use it.
+
+    Callbacks run one after another in one background thread (or in the `loop` given to
+    `run`), in the order in which the worker made results and events.  They must be
+    short, and must not wait for a call.  In a process forked from the program it is
+    inert: calls raise ClosedError.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __call__(self, *args: "Any", **kwargs: "Any") -> None:
+        """Call the function with *args* but the last, which is the callback or None.
+
+        `callback(result)` runs later; a call that fails goes to `on_error` instead.
+        Keyword arguments go to the function.  Never blocks.  Raise TypeError without a
+        callback, SerialiserError for an argument that cannot be sent, ClosedError
+        after `close`, and WorkerDied once the worker has ended.
+        """
+        callback = _callback_of(args)
+        self._connection.submit(args[:-1], kwargs, callback)
+
+    def submit(self, *args: "Any", **kwargs: "Any") -> "Future[Any]":
+        """Call the function; return a `concurrent.futures.Future` of its result.
+
+        Once the worker has ended the future has failed already.
+        """
+        future = CallFuture(self._connection)
+        error = self._connection.death_error()
+        if error is not None:
+            future.set_exception(error)
+            return future
+        self._connection.submit(args, kwargs, future)
+        return future
+
+    def call(self, *args: "Any", **kwargs: "Any") -> "Any":
+        """Call the function and wait for its result; return it, or raise.
+
+        Raise RuntimeError at once in the thread that runs callbacks: the answer could
+        never be read.  An interrupt (Ctrl-C) gives up waiting, and drops the result.
+        """
+        connection = self._connection
+        connection.program.check_may_wait("call()")
+        waiter = Waiter()
+        connection.submit(args, kwargs, waiter)
+        return connection.wait(waiter)
+
+    def drain(self, timeout: "float | None" = None) -> bool:
+        """Wait until the callbacks of everything received so far have run.
+
+        timeout: seconds.  Return whether they have.
+        """
+        self._connection.program.check_may_wait("drain()")
+        return self._connection.drain(timeout)
+
+    def close(self) -> None:
+        """Take no more calls: the worker finishes what it has, answers, and exits."""
+        self._connection.close()
+
+    def join(self, timeout: "float | None" = None) -> bool:
+        """Wait for the worker's end, whichever, and the callbacks that belong to it.
+
+        timeout: seconds.  Return whether it came.
+        """
+        self._connection.program.check_may_wait("join()")
+        return self._connection.ended.wait(timeout)
+
+    def kill(self, signal: int = SIGKILL) -> None:
+        """Send *signal* to the worker and what it started in its process group.
+
+        Calls fail with WorkerDied; neither `on_error` nor `on_destroy` is called, since
+        it was asked for.
+        """
+        self._connection.kill(signal)
+
+    @property
+    def pid(self) -> "int | None":
+        """The worker's process id; waits until it exists, None if it never will."""
+        connection = self._connection
+        if not connection.life.known.is_set():
+            connection.program.check_may_wait("pid")
+            connection.life.known.wait()
+        return connection.life.pid
+
+    @property
+    def pending(self) -> int:
+        """How many calls have no answer."""
+        return self._connection.outstanding()
+
+    @property
+    def returncode(self) -> "int | None":
+        """As in `subprocess.Popen`: None while it runs, negative for a signal."""
+        return self._connection.life.returncode
+
+    def __enter__(self) -> "Proxy":
+        return self
+
+    def __exit__(
+        self,
+        kind: "type[BaseException] | None",
+        error: "BaseException | None",
+        traceback: "TracebackType | None",
+    ) -> None:
+        self.close()
+        self.join()
+
+    def __del__(self) -> None:
+        connection = getattr(self, "_connection", None)
+        if connection is not None:  # __init__ may not have come so far
+            connection.dropped()
+
+    def __repr__(self) -> str:
+        connection = self._connection
+        name = connection.session.name
+        if not connection.life.known.is_set():
+            state = "starting"
+        elif connection.ended.is_set():
+            state = f"ended, returncode {connection.life.returncode}"
+        elif connection.closed is not None:
+            state = "closing"
+        else:
+            state = "open"
+        pid = connection.life.pid
+        return f"<Proxy {name}, pid {pid}, {state}, {self.pending} pending>"
+
+
+def _callback_of(args: "tuple[Any, ...]") -> "Callable[[Any], object]":
+    if not args:
+        raise TypeError(
+            "a call needs a callback (or None) as its last positional argument; "
+            "call() and submit() need none"
+        )
+    callback = args[-1]
+    if callback is None:
+        return _ignore
+    if not callable(callback):
+        raise TypeError(
+            f"the last positional argument must be a callback or None, "
+            f"not {callback!r:.100}; call() and submit() need none"
+        )
+    return callback  # type: ignore[no-any-return]
+
+
+def _ignore(_result: object) -> None:
+    pass

@@ -1,0 +1,159 @@
+"""The one background thread: readiness, timers, deaths, callbacks.
+
+It is never interrupted: Python runs signal handlers in the main thread only.
+"""
+
+import _thread
+import os
+import select
+import sys
+import threading
+from collections import deque
+from heapq import heappop, heappush
+from itertools import count
+from time import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Handler = Callable[[int], None]
+
+READ, WRITE, ONCE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT
+LOOK_AGAIN = 0.1  # seconds between two looks at what an interrupt may have left
+
+
+class Timer:
+    """A function to be called later; `cancel` in any thread."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: "Callable[[], object]") -> None:
+        self._function: Callable[[], object] | None = function
+
+    def cancel(self) -> None:
+        self._function = None
+
+    def fire(self) -> None:
+        function, self._function = self._function, None
+        if function is not None:
+            function()
+
+
+class Reactor:
+    """Watches descriptors and the clock in a thread of its own, started on first use.
+
+    Handlers and timers run in that thread.  `soon`, `later` and the watch functions may
+    be called in any thread.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._soon: deque[Callable[[], object]] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._numbers = count()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._epoll.register(self._wake_read, READ)
+        self._ident: int | None = None
+        self._starting = _thread.allocate_lock()
+
+    def here(self) -> bool:
+        """Return whether this is the reactor's thread."""
+        return _thread.get_ident() == self._ident
+
+    def start(self) -> None:
+        """Start the thread, once.  Raise RuntimeError if the system refuses."""
+        if self._ident is not None:
+            return
+        with self._starting:
+            if self._ident is None:
+                thread = threading.Thread(target=self._run, name="forkrpc", daemon=True)
+                thread.start()
+                self._ident = thread.ident
+
+    def watch(self, fd: int, events: int, handler: "Handler") -> None:
+        """Call *handler* with the events when *fd* is ready; 0: only its hang-up."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, events)
+
+    def change(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget *fd*; call before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def soon(self, function: "Callable[[], object]") -> None:
+        """Call *function* in the reactor's thread.  Never blocks, takes no lock."""
+        self._soon.append(function)
+        self.wake()
+
+    def later(self, delay: float, function: "Callable[[], object]") -> Timer:
+        """Call *function* in *delay* seconds, in the reactor's thread."""
+        timer = Timer(function)
+        entry = (monotonic() + delay, next(self._numbers), timer)
+        if self.here():
+            heappush(self._timers, entry)
+        else:
+            self.soon(lambda: heappush(self._timers, entry))
+        return timer
+
+    def wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:  # it is awake already
+            pass
+
+    def abandon(self) -> None:
+        """Close what this holds, in a forked copy of the program."""
+        self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _run(self) -> None:
+        self._ident = _thread.get_ident()
+        while True:
+            try:
+                self._turn()
+            except BaseException:  # a defect here shall not stop every other worker
+                report(*sys.exc_info())
+
+    def _turn(self) -> None:
+        for fd, events in self._epoll.poll(self._pause()):
+            if fd == self._wake_read:
+                os.read(fd, 65536)
+                continue
+            handler = self._handlers.get(fd)
+            if handler is not None:  # an earlier handler may have dropped it
+                guarded(handler, events)
+        for _ in range(len(self._soon)):
+            guarded(self._soon.popleft())
+        while self._timers and self._timers[0][0] <= monotonic():
+            guarded(heappop(self._timers)[2].fire)
+
+    def _pause(self) -> "float | None":
+        if self._soon:
+            return 0
+        if not self._timers:
+            return None
+        return max(0.0, self._timers[0][0] - monotonic())
+
+
+def guarded(function: "Callable[..., object]", *args: object) -> None:
+    """Call *function*; an exception is reported and goes no further."""
+    try:
+        function(*args)
+    except BaseException:  # the callback's, SystemExit too: nobody above wants it
+        report(*sys.exc_info())
+
+
+def report(kind: type, error: BaseException, traceback: object) -> None:
+    """Report an exception of a callback through `threading.excepthook`."""
+    thread = threading.current_thread()
+    arguments = threading.ExceptHookArgs((kind, error, traceback, thread))
+    try:
+        threading.excepthook(arguments)
+    except BaseException:  # the hook is the user's
+        sys.__excepthook__(*sys.exc_info())

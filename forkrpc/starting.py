@@ -1,0 +1,161 @@
+"""Fork a worker or a process from a template: the RUN command and its parent's end."""
+
+import os
+import socket
+from _pickle import dumps
+
+from . import classes, wire
+from .connection import Connection
+from .errors import SetupError
+from .fds import close_all, duplicate, socket_pair
+from .functions import VALUE, describe, name_of
+from .life import Life
+from .process import Process
+from .proxy import Proxy
+from .serialisers import PickleCodec, codec
+from .session import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .link import Link
+
+    Spec = dict[str, Any]
+
+
+def start_worker(
+    link: "Link", function: "str | Callable[..., Any]", options: "dict[str, Any]"
+) -> Proxy:
+    """Return the Proxy of a new worker.  Raise what a bad function or pickle raises."""
+    program = link.program
+    name = name_of(function)
+    session = Session(name, options["max_frame"])
+    session.codec = codec(options["serialiser"], session.define)
+    spec = _spec(name, spawn=False, mortal=options["orphan"] == "kill")
+    for key in ("rlimits", "nice", "affinity", "max_frame"):
+        spec[key] = options[key]
+    spec["timed"] = options["timeout"] is not None
+    spec["buflen"] = options["buflen_req"] or options["buflen"]
+    handles: list[int] = []
+    with classes.lock():
+        _pack(link, spec, function, options["init"], options["serialiser"])
+        if isinstance(session.codec, PickleCodec):
+            session.codec.sent |= link.sent
+            classes.mark(spec["definitions"], session.codec.sent)
+    try:
+        page = program.pages.take()
+        try:
+            ours, theirs = socket_pair()
+            handles.append(theirs.detach())
+            handles += _stdio(spec, options)
+            handles.append(duplicate(page.arena.fd))
+        except BaseException:
+            program.pages.give_back(page)
+            raise
+    except OSError as error:
+        close_all(handles)
+        raise SetupError(f"starting {name}: {error}{_advice(error)}") from error
+    spec["page"] = page.number
+    life = Life(program, page, name)
+    connection = Connection(program, ours, session, life, options)
+    link.ask(wire.RUN, dumps(spec), handles, life)
+    return Proxy(connection)
+
+
+def start_process(
+    link: "Link", function: "str | Callable[..., Any]", outlive: bool
+) -> Process:
+    """Return the Process of a spawned function."""
+    name = name_of(function)
+    spec = _spec(name, spawn=True, mortal=not outlive)
+    with classes.lock():
+        _pack(link, spec, function, None, None)
+    handles: list[int] = []
+    try:
+        ours, theirs = socket_pair()
+        handles.append(theirs.detach())
+        options = {"stdin": "null", "stdout": "inherit", "stderr": "inherit"}
+        handles += _stdio(spec, options)
+    except OSError as error:
+        close_all(handles)
+        raise SetupError(f"starting {name}: {error}{_advice(error)}") from error
+    process = Process(link.program, socket.socket(fileno=ours.detach()), name)
+    link.ask(wire.RUN, dumps(spec), handles, process)
+    return process
+
+
+def _spec(name: str, *, spawn: bool, mortal: bool) -> "Spec":
+    """Return what every RUN tells the child."""
+    return {
+        "spawn": spawn,
+        "mortal": mortal,
+        "owner": os.getpid(),
+        "title": name,
+        "page": None,
+        "rlimits": [],
+        "nice": 0,
+        "affinity": None,
+    }
+
+
+def _pack(
+    link: "Link", spec: "Spec", function: object, init: object, serialiser: object
+) -> None:
+    """Put function, init and serialiser into *spec*, with the classes they need.
+
+    Each in a body of its own: init may make the others loadable.
+    """
+    definitions: list[bytes] = []
+
+    def packed(description: "tuple[str, object] | None") -> object:
+        if description is None or description[0] != VALUE:
+            return description
+        more, body = link.freeze(description[1])
+        definitions.extend(each for each in more if each not in definitions)
+        return VALUE, body
+
+    spec["function"] = packed(describe(function))
+    spec["init"] = packed(None if init is None else describe(init, "init"))
+    if not isinstance(serialiser, str):
+        serialiser = packed((VALUE, serialiser))
+    spec["serialiser"] = serialiser
+    spec["definitions"] = definitions
+
+
+def _stdio(spec: "Spec", options: "dict[str, Any]") -> "list[int]":
+    """Return the descriptors for 0-2 of the worker; say in *spec* which they are."""
+    where: list[str] = []
+    handles: list[int] = []
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        wanted = options[name]
+        if wanted == "inherit":
+            wanted = number
+        if wanted in ("null", "stdout"):
+            where.append(wanted)
+            continue
+        try:
+            handles.append(duplicate(wanted))
+        except OSError:
+            if wanted > 2:
+                close_all(handles)
+                raise
+            where.append("null")  # the program itself runs without it
+        else:
+            where.append("handle")
+    spec["stdio"] = where
+    return handles
+
+
+def _advice(error: OSError) -> str:
+    import errno
+    import resource
+
+    if error.errno != errno.EMFILE:
+        return ""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        f"; this program may have {soft} descriptors open (RLIMIT_NOFILE, at most "
+        f"{hard}) and a worker needs 2 of them, and 6 while it starts"
+    )

@@ -1,0 +1,207 @@
+"""What differs from one POSIX system to the next, in one place; both processes.
+
+Linux is the full case.  Elsewhere pidfds are None, and a thread that waits for the end
+of the lifeline takes the place of the signal that the kernel sends.
+"""
+
+import _signal  # type: ignore[import-not-found]
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LINUX = sys.platform == "linux"
+# A real-time signal: its default action ends a process, and nobody uses it.
+LIFELINE_SIGNAL = getattr(_signal, "SIGRTMIN", 34) + 7
+_F_SETSIG = 10  # fcntl(2); not in the fcntl module before 3.11
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_PIDFD_GET_INFO_BYTES = 64  # struct pidfd_info, first version (Linux 6.13)
+_PIDFD_GET_INFO = (3 << 30) | (_PIDFD_GET_INFO_BYTES << 16) | (0xFF << 8) | 11
+_PIDFD_INFO_EXIT = 1 << 3  # Linux 6.15
+_EXIT_CODE_AT = 60  # offset of exit_code in struct pidfd_info
+
+
+def pidfd_open(pid: int) -> "int | None":
+    """Return a descriptor of process *pid*, None where the system has none."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def send_signal(pid: int, pidfd: "int | None", number: int) -> bool:
+    """Send a signal to a process; return whether it still was there.
+
+    Through the pidfd it cannot hit another process that got the number later.
+    """
+    try:
+        if pidfd is None:
+            os.kill(pid, number)
+        else:
+            _signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill_group(pid: int, pidfd: "int | None", number: int) -> bool:
+    """Send a signal to the process group that *pid* leads.
+
+    While the process is there, even as a zombie, its number is not given away.
+    """
+    if not send_signal(pid, pidfd, 0):
+        return False
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:  # it has not made its group yet
+        return send_signal(pid, pidfd, number)
+    return True
+
+
+def exit_status(pid: int, pidfd: "int | None") -> "int | None":
+    """Return the wait status of an ended process that is not ours, None if unknown.
+
+    A zombie's status stands in /proc/PID/stat; a reaped one's is kept by its pidfd
+    since Linux 6.15.
+    """
+    if pidfd is None:
+        return None
+    status = _status_of_zombie(pid)
+    if status is not None and send_signal(pid, pidfd, 0):
+        return status  # still not reaped, so the line read was its own
+    from fcntl import ioctl
+
+    info = bytearray(_PIDFD_GET_INFO_BYTES)
+    info[:8] = _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
+    try:
+        ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    if not int.from_bytes(info[:8], sys.byteorder) & _PIDFD_INFO_EXIT:
+        return None
+    return int.from_bytes(info[_EXIT_CODE_AT : _EXIT_CODE_AT + 4], sys.byteorder)
+
+
+def _status_of_zombie(pid: int) -> "int | None":
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return int(fields[-1]) if fields[0] in (b"Z", b"X") else None
+
+
+def arm_lifeline(lifeline: int) -> int:
+    """Have the kernel signal this process group when the program is gone.
+
+    *lifeline* is the read end of a pipe whose write end only the program holds.
+    Returns a descriptor of its own for it; closes *lifeline*.  Runs in a child that
+    leads its process group; the caller polls once afterwards, for the program may
+    have gone before this was armed.
+    """
+    from fcntl import F_GETFL, F_SETFL, F_SETOWN, fcntl
+
+    if not LINUX:
+        import _thread
+
+        _thread.start_new_thread(_watch_lifeline, (lifeline,))
+        return lifeline
+    # O_ASYNC and its owner belong to the open file description, which forked
+    # processes share: opening it anew gives this group one of its own.
+    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+    os.close(lifeline)
+    fcntl(own, F_SETOWN, -os.getpgrp())
+    fcntl(own, _F_SETSIG, LIFELINE_SIGNAL)
+    fcntl(own, F_SETFL, fcntl(own, F_GETFL) | os.O_ASYNC)
+    return own
+
+
+def _watch_lifeline(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os.killpg(os.getpgrp(), LIFELINE_SIGNAL)
+
+
+def hung_up(lifeline: int) -> bool:
+    """Return whether the program that holds the other end is gone.  Never blocks."""
+    from select import POLLHUP, poll
+
+    watch = poll()
+    watch.register(lifeline, 0)
+    return any(events & POLLHUP for _, events in watch.poll(0))
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    pass
+
+
+def mortal(yes: bool) -> None:
+    """Let the lifeline's signal end this process, or not.  Main thread only.
+
+    Not by the signal mask: threads that user code or a C library has started keep
+    theirs and would take the signal.  A handler holds for the whole process, and
+    exec resets it, so that what a worker starts is always mortal.
+    """
+    _signal.signal(LIFELINE_SIGNAL, _signal.SIG_DFL if yes else _nothing)
+
+
+def default_signals() -> None:
+    """Undo what modules imported in a template did to signals.
+
+    Python's own defaults: SIGPIPE and SIGXFSZ stay ignored, SIGINT interrupts.
+    """
+    getsignal, default = _signal.getsignal, _signal.SIG_DFL
+    python = {_signal.SIGINT: _signal.default_int_handler}
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        python[getattr(_signal, name)] = _signal.SIG_IGN
+    for number in range(1, _signal.NSIG):
+        wanted = python.get(number, default)
+        if getsignal(number) not in (wanted, None):
+            _signal.signal(number, wanted)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def become_subreaper() -> None:
+    """Make orphaned descendants children of this process, so that it can reap them."""
+    if not LINUX:
+        return
+    try:
+        # Not by ctypes, which would put 1 MiB into every process forked from here.
+        from _ctypes import call_function, dlopen, dlsym
+    except ImportError:
+        return
+    prctl = dlsym(dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+    call_function(prctl, (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def set_title(title: str) -> None:
+    """Show *title* in ps and top: 15 characters of it, all with setproctitle."""
+    setproctitle: Callable[[str], None] | None = _titles()
+    if setproctitle is not None:
+        setproctitle(title)
+    elif LINUX:
+        with open("/proc/self/comm", "wb", buffering=0) as file:
+            file.write(title.encode()[:15])
+
+
+_found: "list[Callable[[str], None] | None]" = []
+
+
+def _titles() -> "Callable[[str], None] | None":
+    if not _found:
+        try:
+            from setproctitle import setproctitle
+        except ImportError:
+            _found.append(None)
+        else:
+            _found.append(setproctitle)
+    return _found[0]
+
+
+def usable_cpus() -> int:
+    """Return the number of processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -1,0 +1,232 @@
+"""Frames <-> bytes, the same file in both processes.  No I/O: the caller moves bytes.
+
+A connection opens, in both directions, with GREETING.  Then frames follow:
+
+    kind      u8    what the frame is (the constants below)
+    flags     u8    how its body is made
+    handles   u16   descriptors that travel with it (control streams only)
+    count     u32   calls or results in it
+    first     u64   id of its first call; calls count from 1
+    buffers   u64   bytes that follow the body out of band: a place kept, still 0
+    length    u64   bytes of the body
+
+all little endian.  The body of a frame with PACKED in its flags is one serialised list
+of `count` items; with another count than 1 it is a table of `count` u32 lengths and the
+bodies behind it; else it is one body.
+"""
+
+from _struct import Struct
+from collections import deque
+from functools import partial
+from itertools import repeat
+from operator import methodcaller
+
+from .errors import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Buffer = bytes | bytearray | memoryview
+
+VERSION = 1
+GREETING = b"frkrpc\x00" + bytes([VERSION])
+
+# From the parent to a worker.
+CALL, CLOSE, DEFINE = 1, 2, 3
+# From a worker to the parent (DEFINE goes both ways).
+RESULT, ERROR, EVENT, READY, FAILED, RETIRE = 16, 17, 18, 19, 20, 21
+# From the parent to a template.
+STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT = range(32, 41)
+# From a template to the parent.
+STARTED, REFUSED, EXITED, PONG = range(48, 52)
+
+PACKED, KEYWORDS = 1, 2  # flags
+
+_HEADER = Struct("<BBHIQQQ")
+_unpack = _HEADER.unpack_from
+HEADER_BYTES = _HEADER.size
+LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
+SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
+LARGEST_READ = 4 << 20  # bytes asked for at once while a large body arrives
+
+_call = methodcaller("__call__")
+_KINDS = frozenset(
+    [CALL, CLOSE, DEFINE, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
+    + [STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT]
+    + [STARTED, REFUSED, EXITED, PONG]
+)
+
+
+class Frame:
+    """One frame as it arrived.
+
+    body: bytes, or a memoryview of at least SMALL bytes; handles: how many descriptors
+    belong to it.
+    """
+
+    __slots__ = ("body", "count", "first", "flags", "handles", "kind")
+
+    def __init__(
+        self,
+        kind: int,
+        flags: int,
+        handles: int,
+        count: int,
+        first: int,
+        body: "bytes | memoryview",
+    ) -> None:
+        self.kind = kind
+        self.flags = flags
+        self.handles = handles
+        self.count = count
+        self.first = first
+        self.body = body
+
+    def bodies(self) -> "list[bytes | memoryview]":
+        """Return the separate bodies of a frame that is not PACKED."""
+        if self.count == 1:
+            return [self.body]
+        table = Struct(f"<{self.count}I")
+        if table.size > len(self.body):
+            raise ProtocolError(f"table of {self.count} lengths in {self!r}")
+        bodies, at = [], table.size
+        for length in table.unpack_from(self.body):
+            bodies.append(self.body[at : at + length])
+            at += length
+        if at != len(self.body):
+            raise ProtocolError(f"bodies of {at} bytes in {self!r}")
+        return bodies
+
+    def __repr__(self) -> str:
+        return (
+            f"<frame kind {self.kind}, {self.count} from {self.first}, "
+            f"{len(self.body)} bytes>"
+        )
+
+
+def encode(
+    kind: int,
+    body: "Buffer" = b"",
+    *,
+    flags: int = 0,
+    handles: int = 0,
+    count: int = 1,
+    first: int = 0,
+) -> bytes:
+    """Return one frame as bytes."""
+    header = _HEADER.pack(kind, flags, handles, count, first, 0, len(body))
+    return b"".join((header, body))
+
+
+def encode_bodies(
+    kind: int, bodies: "list[bytes]", *, flags: int = 0, first: int = 0
+) -> bytes:
+    """Return one frame with several bodies, each below 4 GiB."""
+    if len(bodies) == 1:
+        return encode(kind, bodies[0], flags=flags, first=first)
+    count = len(bodies)
+    table = Struct(f"<{count}I").pack(*map(len, bodies))
+    length = len(table) + sum(map(len, bodies))
+    header = _HEADER.pack(kind, flags, 0, count, first, 0, length)
+    return b"".join((header, table, *bodies))
+
+
+def at_once(*steps: "Callable[[], object]") -> None:
+    """Execute C functions one after another with no bytecode in between.
+
+    A signal handler can raise between any two bytecodes of the main thread, and
+    another thread can run there.  What must not be torn is therefore one call into C:
+    *steps* are `functools.partial` objects or bound methods of builtin types.
+    """
+    deque(map(_call, steps), 0)
+
+
+def drop(queue: "deque[object]", count: int) -> None:
+    """Remove *count* items from the left.  For `at_once`: one call into C."""
+    deque(map(deque.popleft, repeat(queue, count)), 0)
+
+
+class Decoder:
+    """Bytes in, frames out; may be interrupted anywhere without losing a byte.
+
+    `receive` is told how to read; what it reads goes into `chunks` by one call into C.
+    Whole frames are moved to `frames` by another; who handles them takes them out.
+    """
+
+    def __init__(
+        self, limit: int = LIMIT, size: int = 65536, *, greeted: bool = False
+    ) -> None:
+        self.chunks: deque[bytes] = deque()
+        self.frames: deque[Frame] = deque()
+        self._limit = limit
+        self._size = size
+        self._greeted = greeted
+        self._needed = 0  # bytes in `chunks` before it pays to parse again
+
+    def receive(self, recv: "Callable[[int], bytes]") -> int:
+        """Read once with *recv*; return the bytes read, 0 at the end of the stream.
+
+        Raise what *recv* raises, and ProtocolError.
+        """
+        chunks = self.chunks
+        size = self._size
+        if self._needed > size:
+            size = min(self._needed, LARGEST_READ)
+        chunks.extend(map(recv, (size,)))
+        got = len(chunks[-1])
+        if got:
+            self.parse()
+        return got
+
+    def parse(self) -> None:
+        """Move whole frames from `chunks` to `frames`."""
+        chunks = self.chunks
+        if len(chunks) > 1:
+            if sum(map(len, chunks)) < self._needed:
+                return
+            data = b"".join(chunks)
+        elif chunks:
+            data = chunks[0]
+        else:
+            return
+        if not self._greeted:
+            data = self._greet(data)
+        frames, used, needed = self._split(data)
+        at_once(
+            chunks.clear,
+            partial(chunks.append, data[used:] if used else data),
+            partial(self.frames.extend, frames),
+            partial(setattr, self, "_needed", needed),
+        )
+
+    def _greet(self, data: bytes) -> bytes:
+        if not GREETING.startswith(data[: len(GREETING)]):
+            raise ProtocolError(f"greeting {data[:32]!r} instead of {GREETING!r}")
+        if len(data) < len(GREETING):
+            return data
+        rest = data[len(GREETING) :]
+        at_once(
+            self.chunks.clear,
+            partial(self.chunks.append, rest),
+            partial(setattr, self, "_greeted", True),
+        )
+        return rest
+
+    def _split(self, data: bytes) -> "tuple[list[Frame], int, int]":
+        """Return the whole frames of *data*, their bytes, and the bytes needed next."""
+        frames: list[Frame] = []
+        at, end = 0, len(data)
+        while self._greeted and end - at >= HEADER_BYTES:
+            kind, flags, handles, count, first, buffers, length = _unpack(data, at)
+            if kind not in _KINDS or buffers or not count:
+                raise ProtocolError(f"no frame: {data[at : at + HEADER_BYTES]!r}")
+            if length > self._limit:
+                raise ProtocolError(f"body of {length} bytes, limit {self._limit}")
+            start = at + HEADER_BYTES
+            if end - start < length:
+                return frames, at, HEADER_BYTES + length
+            at = start + length
+            body = data[start:at] if length < SMALL else memoryview(data)[start:at]
+            frames.append(Frame(kind, flags, handles, count, first, body))
+        return frames, at, 0

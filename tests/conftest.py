@@ -1,0 +1,180 @@
+"""After every test: no process, thread or descriptor more or less than before it.
+
+What a test starts it ends itself, fixtures too (``with``, or close after ``yield``).
+Processes and descriptors are compared by kind and number, so that a default template
+that died and was replaced is no difference.
+"""
+
+import collections
+import gc
+import importlib.util
+import os
+import re
+import sys
+import threading
+import time
+import typing
+
+import pytest
+
+from helpers import (
+    MS,
+    descendants,
+    open_descriptors,
+    process_stat,
+    process_table,
+    wait_until,
+)
+
+LIMIT = 5.0  # seconds for what a test left to end by itself
+
+# Inherited by all that a test starts: tells its orphans from other people's processes.
+MARK = f"FORKRPC_TEST_PROCESS={os.getpid()}"
+os.environ.update([MARK.split("=")])
+START = process_stat(os.getpid())[2]
+
+
+def settle_library():
+    """Have running what the library keeps for the program's life.
+
+    That is the default template, the background thread, and their descriptors.
+    Without a Forker there is nothing to keep.
+    """
+    if importlib.util.find_spec("forkrpc.forker") is None:
+        return
+    from forkrpc import Forker
+
+    with Forker() as template:
+        template.ready(timeout=30)
+        pid = template.pid
+    del template
+    wait_until(lambda: process_stat(pid) is None, LIMIT, f"end of template {pid}")
+    steady = Steady(200 * MS)
+    wait_until(steady, LIMIT, "processes, threads and descriptors at rest")
+
+
+class Snapshot(typing.NamedTuple):
+    processes: collections.Counter  # command lines
+    threads: collections.Counter  # names
+    descriptors: collections.Counter  # targets, without numbers of sockets and pipes
+
+
+def take_snapshot():
+    return Snapshot(
+        collections.Counter(process_kind(pid) for pid in family()),
+        collections.Counter(
+            thread.name
+            for thread in threading.enumerate()
+            if not thread.name.startswith("pytest_timeout")  # cancelled by a failure
+        ),
+        collections.Counter(map(descriptor_kind, open_descriptors().values())),
+    )
+
+
+class Steady:
+    """A condition: nothing has changed for *period* seconds."""
+
+    def __init__(self, period):
+        self._period = period
+        self._last, self._since = None, 0.0
+
+    def __call__(self):
+        now, snapshot = time.monotonic(), take_snapshot()
+        if snapshot != self._last:
+            self._last, self._since = snapshot, now
+        return now - self._since >= self._period
+
+
+def family():
+    """Return the pids of this process's descendants, and of those that lost it."""
+    table = process_table()
+    below = set(descendants(os.getpid(), table))
+    for pid, (_, _, start) in table.items():
+        if pid not in below and start >= START and pid != os.getpid() and marked(pid):
+            below.add(pid)
+    return below
+
+
+def marked(pid):
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return MARK.encode() in file.read().split(b"\0")
+    except OSError:
+        return False  # gone, or somebody else's
+
+
+def process_kind(pid):
+    """Return the command line, or the state of a process that has none (a zombie)."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            line = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        line = ""
+    stat = process_stat(pid)
+    return line or f"(no command line, state {stat[0] if stat else 'gone'})"
+
+
+def descriptor_kind(target):
+    return re.sub(r":\[\d+\]$", "", target)
+
+
+def difference(before, after):
+    """Return lines that tell what appeared (+) and what vanished (-)."""
+    lines = []
+    for noun, old, new in zip(Snapshot._fields, before, after, strict=True):
+        for sign, change in ("+", new - old), ("-", old - new):
+            lines += [
+                f"  {sign} {noun}: {kind}" + (f" ({n} times)" if n > 1 else "")
+                for kind, n in change.items()
+            ]
+    return lines
+
+
+def details(before, after):
+    """Return lines with the pids and numbers behind what appeared."""
+    return [
+        f"    pid {pid}, parent {stat[1]}, state {stat[0]}: {process_kind(pid)}"
+        for pid in sorted(family())
+        if (stat := process_stat(pid))
+        and process_kind(pid) in after.processes - before.processes
+    ] + [
+        f"    descriptor {number}: {target}"
+        for number, target in sorted(open_descriptors().items())
+        if descriptor_kind(target) in after.descriptors - before.descriptors
+    ]
+
+
+def forget_last_error():
+    """Drop the traceback that pytest keeps of a failed test, and its frames' values."""
+    for name in "last_type", "last_value", "last_traceback", "last_exc":
+        if hasattr(sys, name):
+            delattr(sys, name)
+
+
+def check_nothing_left(before):
+    """Fail with the difference to *before* unless it goes away within the limit."""
+    if take_snapshot() == before:
+        return
+    forget_last_error()
+    gc.collect()
+    try:
+        wait_until(lambda: take_snapshot() == before, LIMIT)
+    except AssertionError:
+        settle_library()  # the test may have ended the default template
+    after = take_snapshot()
+    if after == before:
+        return
+    text = [*difference(before, after), "now:", *details(before, after)]
+    pytest.fail("the test left something behind:\n" + "\n".join(text), pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _settled_library():
+    settle_library()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(_settled_library):
+    before = take_snapshot()
+    yield
+    check_nothing_left(before)

@@ -1,0 +1,332 @@
+"""Unit: what keeps the package in shape: layers, sizes, exports, the child's footprint.
+
+Each rule is a literal table and a short test.  A new module needs its row in LAYERS
+and its test file.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import forkrpc
+from helpers import CHECKOUT
+
+PACKAGE = CHECKOUT / "forkrpc"
+
+# Each module's half and rank.  A module imports modules of lower rank only, "both"
+# imports "both", "child" also "child", "parent" also "parent".  Engines use what the
+# package itself exports (the row ""), and nobody imports them.
+LAYERS = {
+    "errors": ("both", 0),
+    "wire": ("both", 1),
+    "system": ("both", 1),
+    "progress": ("both", 2),
+    "fds": ("both", 2),
+    "functions": ("both", 2),
+    "classes": ("both", 3),
+    "serialisers": ("both", 4),
+    "outcome": ("both", 5),
+    "child": ("child", 10),
+    "child.sync": ("child", 11),
+    "child.aio": ("child", 11),
+    "child.template": ("child", 12),
+    "session": ("parent", 20),
+    "scheduling": ("parent", 20),
+    "interpreter": ("parent", 21),
+    "reactor": ("parent", 22),
+    "connection": ("parent", 23),
+    "process": ("parent", 24),
+    "proxy": ("parent", 24),
+    "pool": ("parent", 25),
+    "forker": ("parent", 26),
+    "executor": ("parent", 27),
+    "remote": ("parent", 27),
+    "": ("parent", 30),
+    "engines": ("parent", 31),
+    "engines.dask": ("parent", 32),
+    "engines.joblib": ("parent", 32),
+}
+MAY_IMPORT = {
+    "both": {"both"},
+    "child": {"both", "child"},
+    "parent": {"both", "parent"},
+}
+
+# (importer, imported): why, against the above.  Inside a function only.
+EXCEPTIONS = {
+    ("forker", "child.template"): "from_current_process runs the template's loop",
+    ("forker", "remote"): "Forker.remote and Forker.ssh are its constructors",
+    ("forker", "engines.dask"): "Forker.on is its constructor",
+}
+
+# What a module of "both" or "child" may import when it is itself imported.
+STDLIB_AT_IMPORT = {
+    *("_pickle", "_signal", "_socket", "_struct", "_thread", "_weakref"),
+    *("array", "atexit", "errno", "fcntl", "gc", "io", "itertools", "marshal", "mmap"),
+    *("os", "posix", "resource", "select", "struct", "sys", "time"),
+    *("collections", "functools", "operator"),  # _pickle loads them in any case
+}
+MORE_AT_IMPORT = {
+    "child.aio": {"asyncio"},  # loaded for async workers only
+}
+
+PUBLIC = {
+    *("Forker", "Proxy", "Pool", "Executor", "Process"),
+    *("event", "flush", "retire", "in_worker", "exit_grace"),
+    *("Error", "SetupError", "WorkerDied", "CallTimeout", "RemoteError"),
+    *("SerialiserError", "ProtocolError", "ClosedError"),
+}
+
+NOT_BY_IMPORT = {"asyncio", "dataclasses", "logging", "socket", "threading", "typing"}
+NOT_IN_A_WORKER = {
+    *("asyncio", "dataclasses", "enum", "logging", "re", "socket", "typing"),
+}
+
+# What a worker that ran nothing else has loaded, over what every interpreter has.
+IN_A_WORKER = {
+    *("forkrpc", "forkrpc.child", "forkrpc.child.sync", "forkrpc.child.template"),
+    *("forkrpc.errors", "forkrpc.fds", "forkrpc.functions", "forkrpc.outcome"),
+    *("forkrpc.progress", "forkrpc.serialisers", "forkrpc.system", "forkrpc.wire"),
+    *("_pickle", "_socket", "_struct", "array", "atexit", "errno", "fcntl", "gc"),
+    *("itertools", "mmap", "resource", "select", "struct"),
+    # os
+    *("_collections_abc", "_stat", "genericpath", "os", "os.path", "posixpath", "stat"),
+    # _pickle, which asks for functools.partial
+    *("_collections", "_compat_pickle", "_functools", "_operator", "collections"),
+    *("collections.abc", "copyreg", "functools", "keyword", "operator", "reprlib"),
+    "types",
+}
+
+# Modules whose tests are not in tests/test_<path with underscores>.py.
+TESTED_ELSEWHERE = {
+    "": "test_structure.py",
+}
+
+LONGEST_FUNCTION = 50  # lines, without the docstring
+LONGEST_MODULE = 400  # lines
+
+
+def module_name(path):
+    """Return the name below the package: "" for the package, "child.sync"."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+every_module = pytest.mark.parametrize("name", SOURCES, ids=lambda n: n or "__init__")
+
+
+def parse(name):
+    return ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+
+
+def is_for_type_checkers(node):
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+
+
+def executed_nodes(node, in_function=False):
+    """Yield (node, whether in a function) of all that can be executed at run time."""
+    yield node, in_function
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        in_function = True
+    children = node.orelse if is_for_type_checkers(node) else ast.iter_child_nodes(node)
+    for child in children:
+        yield from executed_nodes(child, in_function)
+
+
+def imports(name):
+    """Yield (absolute dotted name, whether in a function) of what *name* imports."""
+    for node, in_function in executed_nodes(parse(name)):
+        for target in imported_by(node, name):
+            yield target, in_function
+
+
+def imported_by(node, name):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        origin = absolute_origin(node, name)
+        return [f"{origin}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and node.args:  # __import__("x"), import_module("x")
+        called = ast.unparse(node.func).rpartition(".")[2]
+        argument = node.args[0]
+        if called in ("__import__", "import_module") and isinstance(
+            argument, ast.Constant
+        ):
+            return [argument.value]
+    return []
+
+
+def absolute_origin(node, name):
+    if not node.level:
+        return node.module
+    package = ["forkrpc", *filter(None, name.split("."))]
+    if SOURCES[name].name != "__init__.py":
+        package.pop()
+    package = package[: len(package) - node.level + 1]
+    return ".".join([*package, *filter(None, [node.module])])
+
+
+def own_module(target):
+    """Return which module of the package a dotted name means; None for others."""
+    if target.partition(".")[0] != "forkrpc":
+        return None
+    inner = target.partition(".")[2]
+    while inner and inner not in SOURCES and inner not in LAYERS:
+        inner = inner.rpartition(".")[0]  # a name in that module
+    return inner
+
+
+def against_the_layers(name, imported, in_function):
+    if imported not in LAYERS or imported == name:
+        return imported != name
+    (half, rank), (other_half, other_rank) = LAYERS[name], LAYERS[imported]
+    fits = other_rank < rank and other_half in MAY_IMPORT[half]
+    return not fits and not (in_function and (name, imported) in EXCEPTIONS)
+
+
+@every_module
+def test_a_module_has_a_row_in_the_table_of_layers(name):
+    assert name in LAYERS
+
+
+@every_module
+def test_imports_go_in_one_direction(name):
+    wrong = [
+        imported or "forkrpc"
+        for target, in_function in imports(name)
+        if (imported := own_module(target)) is not None
+        and against_the_layers(name, imported, in_function)
+    ]
+
+    assert wrong == []
+
+
+def test_nobody_imports_an_engine():
+    importers = {
+        (name, imported)
+        for name in SOURCES
+        for target, _ in imports(name)
+        if (imported := own_module(target) or "").startswith("engines.")
+    }
+
+    assert importers <= set(EXCEPTIONS)
+
+
+@every_module
+def test_an_engine_uses_the_public_names_only(name):
+    if not name.startswith("engines."):
+        return
+
+    own = {target for target, _ in imports(name) if own_module(target) is not None}
+
+    assert own <= {"forkrpc"} | {f"forkrpc.{public}" for public in PUBLIC}
+
+
+@every_module
+def test_the_childs_half_imports_little_at_import_time(name):
+    if LAYERS[name][0] == "parent":
+        return
+
+    loaded = {
+        target.partition(".")[0]
+        for target, in_function in imports(name)
+        if not in_function and own_module(target) is None
+    }
+
+    assert loaded <= STDLIB_AT_IMPORT | MORE_AT_IMPORT.get(name, set())
+
+
+@every_module
+def test_no_function_is_long(name):
+    long = {
+        node.name: length
+        for node in ast.walk(parse(name))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := code_lines(node)) > LONGEST_FUNCTION
+    }
+
+    assert long == {}
+
+
+def code_lines(function):
+    first = function.body[0]
+    docstring = 0
+    if ast.get_docstring(function, clean=False) is not None:
+        docstring = first.end_lineno - first.lineno + 1
+    return function.end_lineno - function.lineno + 1 - docstring
+
+
+@every_module
+def test_no_module_is_long(name):
+    text = SOURCES[name].read_text(encoding="utf-8")
+
+    assert len(text.splitlines()) <= LONGEST_MODULE
+
+
+@every_module
+def test_a_module_has_its_own_test(name):
+    expected = TESTED_ELSEWHERE.get(name, f"test_{name.replace('.', '_')}.py")
+
+    assert Path(__file__).with_name(expected).exists(), expected
+
+
+def test_no_row_is_left_of_a_module_that_has_its_test_elsewhere():
+    assert set(TESTED_ELSEWHERE) <= set(SOURCES)
+
+
+def test_the_exports_are_the_public_names():
+    assert len(forkrpc.__all__) == len(set(forkrpc.__all__))
+    assert set(forkrpc.__all__) <= PUBLIC
+    for name in forkrpc.__all__:
+        assert getattr(forkrpc, name) is not None
+    for name in PUBLIC - set(forkrpc.__all__):
+        assert not hasattr(forkrpc, name)
+
+
+def test_dir_lists_the_exports():
+    assert set(forkrpc.__all__) <= set(dir(forkrpc))
+
+
+def test_an_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        forkrpc.no_such_name  # noqa: B018
+
+
+def test_the_package_itself_imports_nothing():
+    assert [target for target, _ in imports("")] == []
+
+
+def modules_of_a_bare_interpreter(program="pass"):
+    """Return the names of the modules that *program* leaves loaded, without site."""
+    source = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n{program}\n"
+        "names = sorted(sys.modules); import json; print(json.dumps(names))"
+    )
+    command = [sys.executable, "-I", "-S", "-c", source]
+    output = subprocess.run(command, check=True, capture_output=True, timeout=30)
+    return set(json.loads(output.stdout))
+
+
+def test_importing_the_package_loads_itself_only():
+    loaded = modules_of_a_bare_interpreter("import forkrpc")
+
+    assert loaded & NOT_BY_IMPORT == set()
+    assert loaded - modules_of_a_bare_interpreter() == {"forkrpc"}
+
+
+def test_a_fresh_worker_has_loaded_a_literal_list_of_modules():
+    source = "import sys\ndef names(): return sorted(sys.modules)"
+    with forkrpc.Forker() as template, template.eval(source).run("names") as proxy:
+        loaded = set(proxy.call())
+
+    assert loaded & NOT_IN_A_WORKER == set()
+    assert loaded - modules_of_a_bare_interpreter() - IN_A_WORKER == set()

@@ -29,20 +29,21 @@ __all__ = ["exit_grace", *_HOMES]  # noqa: PLE0604
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .child import event, flush, in_worker, retire
-    from .errors import (
-        CallTimeout,
-        ClosedError,
-        Error,
-        ProtocolError,
-        RemoteError,
-        SerialiserError,
-        SetupError,
-        WorkerDied,
-    )
-    from .forker import Forker
-    from .process import Process
-    from .proxy import Proxy
+    from .child import event as event
+    from .child import flush as flush
+    from .child import in_worker as in_worker
+    from .child import retire as retire
+    from .errors import CallTimeout as CallTimeout
+    from .errors import ClosedError as ClosedError
+    from .errors import Error as Error
+    from .errors import ProtocolError as ProtocolError
+    from .errors import RemoteError as RemoteError
+    from .errors import SerialiserError as SerialiserError
+    from .errors import SetupError as SetupError
+    from .errors import WorkerDied as WorkerDied
+    from .forker import Forker as Forker
+    from .process import Process as Process
+    from .proxy import Proxy as Proxy
 
 
 def __getattr__(name: str) -> object:

@@ -12,8 +12,8 @@ as one body.  The registry belongs to the process: any number of connections sha
 
 import _thread
 import os
-import pickle
 import sys
+from _pickle import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Group = tuple[bytes, int]  # origin, number
     Key = tuple[bytes, int, int]  # origin, number of the group, index in it
+
+PROTOCOL = 5
 
 _lock = _thread.RLock()  # held while groups are made, sent and loaded
 _keys: "dict[type, Key]" = {}
@@ -53,12 +55,28 @@ def freeze(values: object, sent: "set[Group]") -> "tuple[list[bytes], bytes]":
     The definitions have to reach the peer before the body.  The caller holds `lock()`
     and adds what it queued to *sent* by `mark`.  Raises what pickling raises.
     """
+    body = plain(values)
+    if body is not None:
+        return [], body
     pickler = _pickler(set())
     body = pickler.body_of(values)
     wanted: list[Group] = []
     for group in pickler.groups:
         _collect(group, sent, wanted)
     return [_definition(group) for group in wanted], body
+
+
+def plain(values: object) -> "bytes | None":
+    """Return what plain pickle makes of *values*; None where it refuses or errs.
+
+    It writes a thing of `__main__` by that name, which is another module over there; a
+    string that looks so only takes the longer way.
+    """
+    try:
+        body = dumps(values, PROTOCOL)
+    except Exception:  # PicklingError, TypeError, or whatever __reduce__ raises
+        return None
+    return None if b"__main__" in body else body
 
 
 def _collect(group: "Group", sent: "set[Group]", wanted: "list[Group]") -> None:
@@ -72,18 +90,18 @@ def _collect(group: "Group", sent: "set[Group]", wanted: "list[Group]") -> None:
 
 def _definition(group: "Group") -> bytes:
     body, needs = _bodies[group]
-    return pickle.dumps((group, body, needs), 5)
+    return dumps((group, body, needs), PROTOCOL)
 
 
 def mark(definitions: "Sequence[bytes]", sent: "set[Group]") -> None:
     """Note that a peer has these definitions: they were queued, or came from it."""
     for definition in definitions:
-        sent.add(pickle.loads(definition)[0])
+        sent.add(loads(definition)[0])
 
 
 def learn(definition: "bytes | memoryview") -> None:
     """Keep a definition that arrived; it is loaded when first needed."""
-    group, body, needs = pickle.loads(definition)
+    group, body, needs = loads(definition)
     with _lock:
         _bodies.setdefault(group, (body, needs))
 
@@ -103,7 +121,7 @@ def class_of(origin: bytes, number: int, index: int) -> type:
         if key not in _classes:
             if (origin, number) not in _bodies:
                 raise LookupError(f"class {key} was not defined here")
-            classes = pickle.loads(_bodies[origin, number][0])
+            classes = loads(_bodies[origin, number][0])
             _register(origin, number, classes)
         return _classes[key]
 
@@ -180,7 +198,7 @@ def _make_pickler_class() -> "type[_Pickler]":
 
         def __init__(self, members: "set[type]") -> None:
             self._file = BytesIO()
-            super().__init__(self._file, protocol=5)
+            super().__init__(self._file, protocol=PROTOCOL)
             self.members = members
             self.groups: set[Group] = set()
             self.strangers: list[type] = []

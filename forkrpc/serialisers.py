@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Loads = Callable[[Buffer], Values]
     Pair = tuple[Dumps, Loads]
 
-PROTOCOL = 5
 PORTABLE_PROTOCOL = 4  # read by every Python from 3.4 on
 SCALARS = frozenset([int, float, bool, type(None), complex])
 TEXTS = frozenset([int, float, bool, type(None), complex, str, bytes])
@@ -90,14 +89,9 @@ class PickleCodec(Codec):
         self.sent: set[classes.Group] = set()
 
     def dump(self, values: object) -> bytes:
-        try:
-            body = pickle_dumps(values, PROTOCOL)
-            # Pickle writes a thing of __main__ as that name, which is another module
-            # over there.  A string that looks so only takes the longer way.
-            if b"__main__" not in body:
-                return body
-        except Exception:  # PicklingError, TypeError, or whatever __reduce__ raises
-            pass
+        body = classes.plain(values)
+        if body is not None:
+            return body
         try:
             return self._dumps(values)
         except Exception as error:

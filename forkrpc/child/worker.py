@@ -14,7 +14,9 @@ from ..functions import name_of, resolve
 from ..progress import map_page
 from ..serialisers import PickleCodec, codec
 from ..system import arm_lifeline, default_signals, hung_up, mortal, set_title
+from . import enter
 from .leave import exit_status_of, leave
+from .sync import Sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,9 +148,6 @@ class Role:
         function(sock, *values)
 
     def _work(self, words: "memoryview | None") -> int:
-        from . import enter
-        from .sync import Sync
-
         channel = _socket.socket(fileno=self._channel)
         backend = Sync(channel, self._spec, words)
         try:

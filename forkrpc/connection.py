@@ -4,21 +4,26 @@ import _socket
 import _thread
 import os
 import signal
+import sys
 import threading
 
 from . import wire
 from .errors import ClosedError, ProtocolError, SerialiserError
 from .fds import Outbox
 from .life import Life
-from .reactor import READ, WRITE, guarded
-from .session import Awaiter, Failure, Session
+from .reactor import READ, WRITE, report
+from .serialisers import keepable
+from .session import MOST_CALLS, Awaiter, Eager, Failure, Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from .program import Program
-    from .session import Target
+
+
+FEW = 32  # calls under way below which a new one is sent at once
+LOW = 256  # calls under way below which the reader sends more
 
 
 class Waiter(Awaiter):
@@ -68,6 +73,8 @@ class Connection:
         self._outbox.put(wire.GREETING)
         self._writing = _thread.RLock()
         self._eof = False
+        self._ticking = False
+        self._seen = (0, 0)  # what the worker's page told at the last tick
         self._closing = False  # an orderly end was asked for
         self._said_close = False
         self._killed = False  # by `kill`: nobody is to be told
@@ -83,13 +90,25 @@ class Connection:
 
     # Calls, in any thread.
 
-    def submit(
-        self, args: "tuple[object, ...]", kwargs: "dict[str, Any]", target: "Target"
-    ) -> None:
-        """Serialise a call and queue it.  Raise SerialiserError or ClosedError."""
+    def submit(self, entry: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> None:
+        """Queue a call: *entry* is its arguments and who gets the result.
+
+        Never blocks.  Raise SerialiserError or ClosedError.
+        """
         if self.closed is not None:
             error = self.death_error()
             raise ClosedError(self.closed) if error is None else error
+        session = self.session
+        if kwargs or not session.packs or not keepable(entry[:-1]):
+            entry = self._serialised(entry, kwargs)
+        session.unsent.append(entry)
+        if not self._ticking:
+            self._start_ticking()
+        if len(session.pending) < FEW or len(session.unsent) >= MOST_CALLS:
+            self.flush()
+
+    def _serialised(self, entry: "tuple[Any, ...]", kwargs: "Any") -> Eager:
+        args, target = entry[:-1], entry[-1]
         body = self.session.codec.dump((*args, kwargs) if kwargs else args)
         limit = self._options["max_frame"]
         if len(body) > limit:
@@ -97,10 +116,7 @@ class Connection:
                 f"arguments of {len(body)} bytes, max_frame is {limit}; "
                 "raise it with run(..., max_frame=...)"
             )
-        self.session.unsent.append((body, bool(kwargs), target))
-        self.flush()
-        if self.life.over:  # it ended while this was queued
-            self.program.reactor.soon(self._sweep)
+        return Eager((body, bool(kwargs), target))
 
     def death_error(self) -> "Exception | None":
         """Return a new exception if the worker has ended unasked, None else."""
@@ -111,11 +127,15 @@ class Connection:
 
     def wait(self, waiter: Waiter) -> object:
         """Return the result that a call was given, or raise its exception."""
+        if self.session.unsent:
+            self.flush()
         waiter.gate.acquire()
         return result_of(waiter.outcome)
 
     def flush(self) -> None:
         """Write what the socket takes; the reactor goes on with the rest."""
+        if self._writing._is_owned():  # type: ignore[attr-defined]
+            return  # a signal handler of the user calls; what it interrupted goes on
         with self._writing:
             if self.life.over:
                 return
@@ -181,7 +201,7 @@ class Connection:
         if session.retired and self.closed is None:
             self.close("the worker has retired")
         self._deliver()
-        if session.unsent:
+        if session.unsent and len(session.pending) < LOW:
             self.flush()
 
     def _deliver(self) -> None:
@@ -202,7 +222,10 @@ class Connection:
         ready = self.session.ready
         while ready:
             function, argument = ready.popleft()
-            guarded(function, argument)
+            try:
+                function(argument)
+            except BaseException:  # the user's; it disturbs nothing else
+                report(*sys.exc_info())
 
     def _on_error(self, error: Exception) -> None:
         """Tell the user.  Runs in the callbacks' thread."""
@@ -217,6 +240,40 @@ class Connection:
             log = logging.getLogger("forkrpc")
             log.error("%s", error, exc_info=error if error.__cause__ else None)
 
+    # Looking after calls without an answer, in the reactor's thread.
+
+    def _start_ticking(self) -> None:
+        self._ticking = True
+        self.program.reactor.tick(self)
+
+    def tick(self) -> bool:
+        """Look for what nobody else brings on its way; return whether to look again.
+
+        That is: results which a stuck worker holds back, and what an interrupt left.
+        """
+        session = self.session
+        if self.life.over:
+            self._sweep()
+            self._ticking = False
+            return False
+        seen = self.life.held()
+        if seen == self._seen and seen[0]:
+            self._recover()
+        self._seen = seen
+        self._handle()
+        if session.unsent:
+            self.flush()
+        self._ticking = False  # first: a call that comes now starts anew
+        self._ticking = bool(session.outstanding())
+        return self._ticking
+
+    def _recover(self) -> None:
+        """Settle the calls whose results stand in the page and were not sent."""
+        kept = self.life.kept(self.session.head())
+        if kept:
+            self.session.recover(kept)
+            self._deliver()
+
     # The end, in the reactor's thread.
 
     def _on_end(self) -> None:
@@ -228,6 +285,7 @@ class Connection:
                 self._eof = True
                 self.program.reactor.unwatch(self._sock.fileno())
             self._sock.close()
+        self._recover()
         lost = self._sweep()
         if self._killed:
             pass

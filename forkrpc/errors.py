@@ -100,8 +100,9 @@ def _worker_died() -> type:
 
 
 def _rebuild_worker_died(args: "tuple[str]", state: "dict[str, object]") -> object:
-    died: type[Exception] = __getattr__("WorkerDied")  # type: ignore[assignment]
-    error = died(*args)
+    from . import errors
+
+    error = errors.WorkerDied(*args)
     error.__dict__.update(state)
     return error
 
@@ -109,8 +110,8 @@ def _rebuild_worker_died(args: "tuple[str]", state: "dict[str, object]") -> obje
 def __getattr__(name: str) -> object:
     if name != "WorkerDied":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = _worker_died()
-    return value
+    # One class, whichever of several threads made it first.
+    return globals().setdefault("WorkerDied", _worker_died())
 
 
 class CallTimeout(Error, TimeoutError):

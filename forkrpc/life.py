@@ -10,14 +10,15 @@ import signal
 import threading
 from time import monotonic_ns
 
-from .progress import BEGUN, SINCE
+from .death import Death
+from .progress import BEGUN, HELD, SINCE
 from .reactor import READ
-from .session import Death
 from .system import exit_status, kill_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .program import Program
     from .progress import Page
@@ -136,6 +137,19 @@ class Life:
             self._pidfd = None
         self.on_end()
         self.known.set()
+
+    def held(self) -> "tuple[int, int]":
+        """Return the ids of the first call whose result is held, and the one begun."""
+        if self._page is None:
+            return 0, 0
+        return self._page.words[HELD], self._page.words[BEGUN]
+
+    def kept(self, head: int) -> "list[tuple[bool, Any]]":
+        """Return what the page holds of the calls from *head* on (see Page.kept)."""
+        first, begun = self.held()
+        if not first or not head or head < first or self._page is None:
+            return []
+        return self._page.kept(head - first, begun - first)
 
     def death(self, setup_failure: "str | None") -> Death:
         """Return what calls are told.  setup_failure: what the worker said of it."""

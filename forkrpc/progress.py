@@ -1,7 +1,15 @@
-"""The word in which a worker tells what it is doing; both processes.
+"""The page in which a worker tells what it is doing; both processes.
 
-One page of memory, shared by one worker and the parent.  Writing to it costs 34 ns, and
-it can be read while the worker is stuck, and after it was killed.
+A block of memory, shared by one worker and the parent: writing a word costs 34 ns, and
+all of it can be read while the worker is stuck, and after it was killed.
+
+    words     BEGUN, SINCE, HELD
+    slots     one number for each result that is held back (see Journal)
+    tags      what the slot is: one of the kinds below
+    data      bodies of results that are no numbers
+
+A worker gathers the results of quick calls and writes them together.  Until then they
+stand here as well, so that a crash of the next call cannot lose them.
 """
 
 import _thread
@@ -11,81 +19,155 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    pass
+    from typing import Any
 
-PAGE = mmap.PAGESIZE
-PAGES = 64  # of one Arena: a descriptor and a mapping for so many workers
 BEGUN = 0  # id of the call that was begun last; 0 before the first
 SINCE = 1  # time.monotonic_ns() when it began; kept only for calls with a limit
-WORDS = 2
+HELD = 2  # id of the call whose result is in slot 0; 0: nothing is held
+SLOTS = 512  # results that may be held at once
+LONGEST_BODY = 1024  # bytes of a result that may be held
+
+_WORDS_BYTES = 64
+_SLOTS_AT = _WORDS_BYTES
+_TAGS_AT = _SLOTS_AT + 8 * SLOTS
+_DATA_AT = _TAGS_AT + SLOTS
+BLOCK = 4 * 4096  # bytes; a multiple of the page size of Linux
+DATA_BYTES = BLOCK - _DATA_AT
+BLOCKS = 64  # of one Arena: a descriptor and a mapping for so many workers
+
+_NONE, _BOOL, _INT, _FLOAT, _BODY = 1, 2, 3, 4, 5
+_KINDS = {type(None): _NONE, bool: _BOOL, int: _INT, float: _FLOAT}
 
 
-def map_page(fd: int, page: int) -> "memoryview":
-    """Return the words of one page of *fd*; closes *fd*.  Runs in the worker."""
+class Page:
+    """The views of one block; *memory* is writable and BLOCK bytes long."""
+
+    __slots__ = ("_data", "_floats", "_ints", "_tags", "arena", "number", "words")
+
+    def __init__(
+        self, memory: "memoryview", arena: "Arena | None" = None, number: int = 0
+    ) -> None:
+        slots = memory[_SLOTS_AT:_TAGS_AT]
+        self.arena = arena
+        self.number = number
+        self.words = memory[:_WORDS_BYTES].cast("Q")
+        self._ints = slots.cast("q")
+        self._floats = slots.cast("d")
+        self._tags = memory[_TAGS_AT:_DATA_AT]
+        self._data = memory[_DATA_AT:BLOCK]
+
+    @property
+    def fd(self) -> int:
+        """The arena's descriptor, which it keeps."""
+        assert self.arena is not None
+        return self.arena.fd
+
+    def release(self) -> None:
+        for view in (self.words, self._ints, self._floats, self._tags, self._data):
+            view.release()
+
+    def keep(self, slot: int, value: "Any") -> bool:
+        """Store a result; return False where it is no number that fits.
+
+        Runs in the worker, for every quick call.
+        """
+        kind = _KINDS.get(type(value))
+        if kind is None:
+            return False
+        if kind == _FLOAT:
+            self._floats[slot] = value
+        elif kind != _NONE:
+            try:
+                self._ints[slot] = value
+            except ValueError:  # more than 64 bits
+                return False
+        self._tags[slot] = kind
+        return True
+
+    def keep_body(self, slot: int, body: bytes, at: int) -> bool:
+        """Store a serialised result at offset *at*; False where it does not fit."""
+        end = at + len(body)
+        if len(body) > LONGEST_BODY or end > DATA_BYTES:
+            return False
+        self._data[at:end] = body
+        self._ints[slot] = at << 32 | len(body)
+        self._tags[slot] = _BODY
+        return True
+
+    def kept(self, first: int, end: int) -> "list[tuple[bool, Any]]":
+        """Return (is a body, value or body) of the slots from *first* to *end*."""
+        found: list[tuple[bool, Any]] = []
+        for slot in range(first, min(end, SLOTS)):
+            kind = self._tags[slot]
+            number = self._ints[slot]
+            if kind == _BODY:
+                at, length = number >> 32, number & 0xFFFFFFFF
+                found.append((True, bytes(self._data[at : at + length])))
+            elif kind == _FLOAT:
+                found.append((False, self._floats[slot]))
+            elif kind == _INT:
+                found.append((False, number))
+            elif kind == _BOOL:
+                found.append((False, bool(number)))
+            else:
+                found.append((False, None))
+        return found
+
+
+def map_page(fd: int, number: int) -> Page:
+    """Return block *number* of *fd*; closes *fd*.  Runs in the worker."""
+    at = number * BLOCK
     if sys.version_info >= (3, 13):
-        memory = mmap.mmap(fd, PAGE, offset=page * PAGE, trackfd=False)
+        memory = mmap.mmap(fd, BLOCK, offset=at, trackfd=False)
         os.close(fd)
     else:
         # mmap keeps a duplicate, the lowest free number, to be able to resize.  A
         # worker shall hold no descriptor but its own: the mapping outlives it.
         twin = os.dup(fd)
         os.close(twin)
-        memory = mmap.mmap(fd, PAGE, offset=page * PAGE)
+        memory = mmap.mmap(fd, BLOCK, offset=at)
         os.close(fd)
         os.close(twin)
         _KEPT.append(memory)
-    return memoryview(memory).cast("Q")
+    return Page(memoryview(memory))
 
 
 _KEPT: "list[mmap.mmap]" = []  # never collected: that would close a stranger's number
 
 
 class Arena:
-    """A block of pages that the parent hands out, one to each worker.
-
-    Owned by the parent; `close` when no page is in use.
-    """
+    """Blocks that the parent hands out, one to each worker."""
 
     def __init__(self) -> None:
-        self.fd = _shared_memory(PAGE * PAGES)
-        self._memory = mmap.mmap(self.fd, PAGE * PAGES)
-        self._words = memoryview(self._memory).cast("Q")
-        self.free = list(range(PAGES))
+        self.fd = _shared_memory(BLOCK * BLOCKS)
+        self._memory = mmap.mmap(self.fd, BLOCK * BLOCKS)
+        self._view = memoryview(self._memory)
+        self.free = list(range(BLOCKS))
 
-    def take(self) -> "Page":
+    def take(self) -> Page:
         number = self.free.pop()
-        start = number * PAGE // 8
-        words = self._words[start : start + WORDS]
-        for word in range(WORDS):
-            words[word] = 0
-        return Page(self, number, words)
+        start = number * BLOCK
+        page = Page(self._view[start : start + BLOCK], self, number)
+        for word in (BEGUN, SINCE, HELD):
+            page.words[word] = 0
+        return page
 
     def close(self) -> None:
-        self._words.release()
+        """Unmap; no page may be in use."""
+        self._view.release()
         self._memory.close()
         os.close(self.fd)
 
 
-class Page:
-    """One worker's words, as the parent sees them."""
-
-    __slots__ = ("arena", "number", "words")
-
-    def __init__(self, arena: Arena, number: int, words: "memoryview") -> None:
-        self.arena = arena
-        self.number = number
-        self.words = words
-
-
 class Pages:
-    """All pages of one program."""
+    """All pages of one program.  Any thread."""
 
     def __init__(self) -> None:
         self._arenas: list[Arena] = []
         self._lock = _thread.RLock()
 
     def take(self) -> Page:
-        """Return a page, all words 0.  Raise OSError where there is no memory."""
+        """Return a page, its words 0.  Raise OSError where there is no memory."""
         with self._lock:
             for arena in self._arenas:
                 if arena.free:
@@ -96,13 +178,15 @@ class Pages:
 
     def give_back(self, page: Page) -> None:
         """Take a page whose worker has ended.  One arena is kept for the next."""
-        page.words.release()
+        arena, number = page.arena, page.number
+        assert arena is not None
+        page.release()
         with self._lock:
-            page.arena.free.append(page.number)
-            empty = [arena for arena in self._arenas if len(arena.free) == PAGES]
-            for arena in empty[1:]:
-                self._arenas.remove(arena)
-                arena.close()
+            arena.free.append(number)
+            empty = [each for each in self._arenas if len(each.free) == BLOCKS]
+            for each in empty[1:]:
+                self._arenas.remove(each)
+                each.close()
 
     def abandon(self) -> None:
         """Close the descriptors, in a forked copy of the program."""

@@ -60,8 +60,9 @@ class Proxy:
         callback, SerialiserError for an argument that cannot be sent, ClosedError
         after `close`, and WorkerDied once the worker has ended.
         """
-        callback = _callback_of(args)
-        self._connection.submit(args[:-1], kwargs, callback)
+        if not (args and callable(args[-1])):
+            args = (*args[:-1], _ignored(args))
+        self._connection.submit(args, kwargs)
 
     def submit(self, *args: "Any", **kwargs: "Any") -> "Future[Any]":
         """Call the function; return a `concurrent.futures.Future` of its result.
@@ -73,7 +74,7 @@ class Proxy:
         if error is not None:
             future.set_exception(error)
             return future
-        self._connection.submit(args, kwargs, future)
+        self._connection.submit((*args, future), kwargs)
         return future
 
     def call(self, *args: "Any", **kwargs: "Any") -> "Any":
@@ -85,7 +86,7 @@ class Proxy:
         connection = self._connection
         connection.program.check_may_wait("call()")
         waiter = Waiter()
-        connection.submit(args, kwargs, waiter)
+        connection.submit((*args, waiter), kwargs)
         return connection.wait(waiter)
 
     def drain(self, timeout: "float | None" = None) -> bool:
@@ -167,21 +168,19 @@ class Proxy:
         return f"<Proxy {name}, pid {pid}, {state}, {self.pending} pending>"
 
 
-def _callback_of(args: "tuple[Any, ...]") -> "Callable[[Any], object]":
+def _ignored(args: "tuple[Any, ...]") -> "Callable[[Any], object]":
+    """Return what stands for a callback of None.  Raise TypeError for no callback."""
     if not args:
         raise TypeError(
             "a call needs a callback (or None) as its last positional argument; "
             "call() and submit() need none"
         )
-    callback = args[-1]
-    if callback is None:
-        return _ignore
-    if not callable(callback):
+    if args[-1] is not None:
         raise TypeError(
             f"the last positional argument must be a callback or None, "
-            f"not {callback!r:.100}; call() and submit() need none"
+            f"not {args[-1]!r:.100}; call() and submit() need none"
         )
-    return callback  # type: ignore[no-any-return]
+    return _ignore
 
 
 def _ignore(_result: object) -> None:

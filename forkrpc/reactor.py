@@ -16,11 +16,16 @@ from time import monotonic
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     Handler = Callable[[int], None]
 
+    class Ticker(Protocol):
+        def tick(self) -> bool: ...
+
+
 READ, WRITE, ONCE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT
-LOOK_AGAIN = 0.1  # seconds between two looks at what an interrupt may have left
+TICK = 0.01  # seconds between two looks at calls that have no answer
 
 
 class Timer:
@@ -51,7 +56,9 @@ class Reactor:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._soon: deque[Callable[[], object]] = deque()
+        self._ticking: dict[Ticker, None] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._next_tick = 0.0
         self._numbers = count()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(self._wake_read, READ)
@@ -100,6 +107,11 @@ class Reactor:
             self.soon(lambda: heappush(self._timers, entry))
         return timer
 
+    def tick(self, ticker: "Ticker") -> None:
+        """Call `ticker.tick()` every TICK seconds until it returns False."""
+        self._ticking[ticker] = None
+        self.wake()
+
     def wake(self) -> None:
         try:
             os.write(self._wake_write, b"\0")
@@ -132,13 +144,23 @@ class Reactor:
             guarded(self._soon.popleft())
         while self._timers and self._timers[0][0] <= monotonic():
             guarded(heappop(self._timers)[2].fire)
+        if self._ticking and monotonic() >= self._next_tick:
+            self._next_tick = monotonic() + TICK
+            for ticker in list(self._ticking):
+                guarded(self._tick_one, ticker)
+
+    def _tick_one(self, ticker: "Ticker") -> None:
+        del self._ticking[ticker]  # first: what it forgets to look at asks again
+        if ticker.tick():
+            self._ticking[ticker] = None
 
     def _pause(self) -> "float | None":
         if self._soon:
             return 0
-        if not self._timers:
-            return None
-        return max(0.0, self._timers[0][0] - monotonic())
+        due = [self._next_tick] if self._ticking else []
+        if self._timers:
+            due.append(self._timers[0][0])
+        return max(0.0, min(due) - monotonic()) if due else None
 
 
 def guarded(function: "Callable[..., object]", *args: object) -> None:

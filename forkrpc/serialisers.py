@@ -33,14 +33,16 @@ def keepable(values: "Values") -> bool:
 
     Integers are unbounded, but only deliberate ones are long.
     """
-    if len(values) > MOST_SCALARS:
-        return False
     if SCALARS.issuperset(map(type, values)):
-        return True
-    return TEXTS.issuperset(map(type, values)) and all(
-        len(value) <= LONGEST_TEXT
-        for value in values
-        if type(value) is str or type(value) is bytes
+        return len(values) <= MOST_SCALARS
+    return (
+        len(values) <= MOST_SCALARS
+        and TEXTS.issuperset(map(type, values))
+        and all(
+            len(value) <= LONGEST_TEXT
+            for value in values
+            if type(value) is str or type(value) is bytes
+        )
     )
 
 

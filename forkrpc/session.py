@@ -1,17 +1,22 @@
 """The parent's end of one worker's connection, without I/O.
 
 It pairs answers with calls and rules on the end.  A call is one entry in `unsent`, made
-by one append; `take` moves entries to `pending` together with their bytes, `settle`
+by one append; `take` moves entries to `pending` together with their bytes, `handle`
 moves them on together with their results, each by one call into C (`wire.at_once`).  So
 whatever interrupts, a call is in exactly one place, and settles exactly once.
+
+Calls whose arguments nobody can change (`serialisers.keepable`) wait as tuples and are
+serialised many at once; all others are serialised when they are made.
 """
 
+from _pickle import dumps as pickle_dumps
 from collections import deque
 from functools import partial
 from itertools import islice
 
 from . import wire
-from .errors import CallTimeout, ProtocolError, SerialiserError, SetupError, WorkerDied
+from .classes import PROTOCOL
+from .errors import ProtocolError, SerialiserError
 from .outcome import unpack
 from .serialisers import Codec, PickleCodec
 
@@ -20,8 +25,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Target = Any  # a callback, or an Awaiter
-    Entry = tuple[bytes, bool, Target]  # body, with keywords, who gets the result
+    from .death import Death
+
+    Target = Any  # a callback, or an Awaiter; of a definition: None
+    Entry = tuple[Any, ...]  # (*arguments, target), or an Eager
+
+
+MOST_CALLS = 512  # in one frame; measured: more gain nothing
+MOST_BYTES = 16384  # of bodies that share a frame
+
+
+class Eager(tuple):  # type: ignore[type-arg]
+    """An entry that was serialised when the call was made: (body, keywords, target)."""
+
+    __slots__ = ()
 
 
 class Failure:
@@ -54,6 +71,7 @@ class Session:
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.codec: Codec
+        self.packs = False
         self.unsent: deque[Entry] = deque()
         self.pending: deque[Target] = deque()
         self.ready: deque[tuple[Callable[[Any], object], object]] = deque()
@@ -65,13 +83,17 @@ class Session:
         self.setup_failure: str | None = None
         self._sent = 0  # id of the last call that was taken
 
+    def use(self, codec: Codec) -> None:
+        self.codec = codec
+        self.packs = codec.packs
+
     def outstanding(self) -> int:
         """Return how many calls have no answer."""
         return len(self.unsent) + len(self.pending)
 
     def define(self, definition: bytes) -> None:
         """Queue a DEFINE body, before the call that needs it."""
-        self.unsent.append((definition, False, None))
+        self.unsent.append(Eager((definition, False, None)))
 
     def head(self) -> int:
         """Return the id of the oldest call without an answer, 0 if there is none."""
@@ -79,24 +101,53 @@ class Session:
         return self._sent - pending + 1 if pending else 0
 
     def take(self, frames: "deque[tuple[bytes, tuple[int, ...]]]") -> None:
-        """Move the oldest unsent call to *frames*, as bytes.  Caller holds a lock."""
-        body, keywords, target = self.unsent[0]
-        if target is None:  # a DEFINE body, which no one waits for
-            data = wire.encode(wire.DEFINE, body)
-            wire.at_once(
-                partial(frames.append, (data, ())),
-                self.unsent.popleft,
-            )
-            return
-        flags = wire.KEYWORDS if keywords else 0
+        """Move the oldest unsent calls to *frames*, as one frame.
+
+        There is at least one; the caller holds a lock.
+        """
+        entries = list(islice(self.unsent, MOST_CALLS))
         first = self._sent + 1
-        data = wire.encode(wire.CALL, body, flags=flags, first=first)
+        if type(entries[0]) is Eager:
+            taken, data = self._encode_eager(entries, first)
+        else:
+            taken = len(entries)
+            if Eager in set(map(type, entries)):
+                taken = next(n for n, each in enumerate(entries) if type(each) is Eager)
+            calls = [entry[:-1] for entry in entries[:taken]]
+            data = wire.encode(
+                wire.CALL,
+                pickle_dumps(calls, PROTOCOL),
+                flags=wire.PACKED,
+                count=taken,
+                first=first,
+            )
+        targets = [entry[-1] for entry in entries[:taken]]
+        sent = first - 1 + taken
+        if targets[0] is None:  # a definition, which no one waits for
+            targets, sent = [], first - 1
         wire.at_once(
             partial(frames.append, (data, ())),
-            partial(self.pending.append, target),
-            self.unsent.popleft,
-            partial(setattr, self, "_sent", first),
+            partial(self.pending.extend, targets),
+            partial(wire.drop, self.unsent, taken),
+            partial(setattr, self, "_sent", sent),
         )
+
+    def _encode_eager(self, entries: "list[Any]", first: int) -> "tuple[int, bytes]":
+        """Return how many bodies share the next frame, and the frame."""
+        body, keywords, target = entries[0]
+        if target is None:
+            return 1, wire.encode(wire.DEFINE, body)
+        bodies, size = [body], len(body)
+        for entry in islice(entries, 1, None):
+            if type(entry) is not Eager or entry[1] != keywords or entry[2] is None:
+                break
+            size += len(entry[0])
+            if size > MOST_BYTES:
+                break
+            bodies.append(entry[0])
+        flags = wire.KEYWORDS if keywords else 0
+        data = wire.encode_bodies(wire.CALL, bodies, flags=flags, first=first)
+        return len(bodies), data
 
     def handle(self) -> None:
         """Work off the frames that have arrived.  Raise ProtocolError."""
@@ -114,17 +165,49 @@ class Session:
                 frames.popleft()
 
     def _settle(self, frame: wire.Frame) -> None:
-        answered = self._sent - len(self.pending)
-        if frame.first != answered + 1 or frame.count > len(self.pending):
-            raise ProtocolError(f"{frame!r}, {answered} of {self._sent} were answered")
-        bodies = frame.bodies()
-        targets = list(islice(self.pending, frame.count))
-        outcomes = [
-            self._outcome(frame, body, frame.first + at)
-            for at, body in enumerate(bodies)
-        ]
-        ready: list[tuple[Callable[[Any], object], object]] = []
-        awaited = []
+        skip = self._sent - len(self.pending) + 1 - frame.first
+        count = frame.count - skip  # some may have been read from the page before
+        if not skip >= 0 or count > len(self.pending):
+            raise ProtocolError(f"{frame!r}, call {self.head()} was to be answered")
+        if count <= 0:
+            self.decoder.frames.popleft()
+            return
+        outcomes = self._outcomes(frame)
+        if len(outcomes) != frame.count:
+            raise ProtocolError(f"{len(outcomes)} results in {frame!r}")
+        self._commit(outcomes[skip:], self.decoder.frames.popleft)
+
+    def recover(self, kept: "list[tuple[bool, Any]]") -> None:
+        """Settle the oldest calls with results that stood in the worker's page."""
+        outcomes: list[object] = []
+        first = self.head()
+        for call_id, (is_body, value) in enumerate(kept, first):
+            outcomes.append(self._load_result(value, call_id) if is_body else value)
+        self._commit(outcomes)
+
+    def _commit(self, outcomes: "list[Any]", *also: "Callable[[], object]") -> None:
+        """Hand the oldest calls their outcomes."""
+        count = len(outcomes)
+        targets = list(islice(self.pending, count))
+        ready: Any = zip(targets, outcomes, strict=True)
+        awaited: list[tuple[Awaiter, object]] = []
+        if Failure in map(type, outcomes) or any(
+            issubclass(kind, Awaiter) for kind in set(map(type, targets))
+        ):
+            ready, awaited = self._sorted(targets, outcomes)
+        wire.at_once(
+            partial(self.ready.extend, ready),
+            partial(self.awaited.extend, awaited),
+            partial(wire.drop, self.pending, count),
+            *also,
+        )
+
+    def _sorted(
+        self, targets: "list[Any]", outcomes: "list[Any]"
+    ) -> "tuple[list[tuple[Any, object]], list[tuple[Awaiter, object]]]":
+        """Return (callbacks to run, awaiters to settle), with their arguments."""
+        ready: list[tuple[Any, object]] = []
+        awaited: list[tuple[Awaiter, object]] = []
         for target, outcome in zip(targets, outcomes, strict=True):
             if isinstance(target, Awaiter):
                 awaited.append((target, outcome))
@@ -132,21 +215,29 @@ class Session:
                 ready.append((self.on_error, outcome.error))
             else:
                 ready.append((target, outcome))
-        wire.at_once(
-            partial(self.ready.extend, ready),
-            partial(self.awaited.extend, awaited),
-            partial(wire.drop, self.pending, frame.count),
-            self.decoder.frames.popleft,
-        )
+        return ready, awaited
 
-    def _outcome(self, frame: wire.Frame, body: "Any", call_id: int) -> object:
-        """Return the result of one call, or its Failure."""
+    def _outcomes(self, frame: wire.Frame) -> "list[Any]":
+        """Return the results, or Failures, of a frame."""
+        if frame.flags & wire.PACKED:
+            values = self.codec.load(frame.body)
+            return values if isinstance(values, list) else []
+        bodies = enumerate(frame.bodies(), frame.first)
+        if frame.kind == wire.ERROR:
+            return [self._load_error(body, call_id) for call_id, body in bodies]
+        return [self._load_result(body, call_id) for call_id, body in bodies]
+
+    def _load_error(self, body: "Any", call_id: int) -> Failure:
         try:
-            if frame.kind == wire.ERROR:
-                error = self._unpack(body)
-                if getattr(error, "call", None) is None:
-                    _name_call(error, self.text_of(call_id))
-                return Failure(error)
+            error = self._unpack(body)
+        except Exception as problem:  # what the library itself wrote does not load
+            return Failure(self._unloadable("the exception", call_id, problem))
+        if getattr(error, "call", None) is None:
+            _name_call(error, self.text_of(call_id))
+        return Failure(error)
+
+    def _load_result(self, body: "Any", call_id: int) -> object:
+        try:
             (value,) = self.codec.load(body)
         except BaseException as error:  # runs the user's code, which may raise anything
             return Failure(self._unloadable("the result", call_id, error))
@@ -205,106 +296,28 @@ class Session:
         return f"call {call_id} of {self.name}"
 
     def fail_all(self, death: "Death") -> int:
-        """Fail every call that has no answer; return how many there were."""
+        """Fail every call that has no answer; return how many there were.
+
+        Those with a callback are not told one by one: `on_error` is called for all.
+        """
         failed = 0
         for queue in (self.pending, self.unsent):
+            call_id = self.head() or self._sent + 1
             while queue:
-                entry = queue[0]
-                target = entry if queue is self.pending else entry[2]
-                call_id = self._sent - len(self.pending) + 1 + failed
-                failed += self._fail_one(queue, target, death, call_id)
+                target = queue[0][-1] if queue is self.unsent else queue[0]
+                if target is None:  # a definition
+                    queue.popleft()
+                    continue
+                failed += 1
+                if isinstance(target, Awaiter):
+                    error = death.error_of(call_id)
+                    error.call = self.text_of(call_id)
+                    pair = target, Failure(error)
+                    wire.at_once(partial(self.awaited.append, pair), queue.popleft)
+                else:
+                    queue.popleft()
+                call_id += 1
         return failed
-
-    def _fail_one(
-        self, queue: "Any", target: "Target", death: "Death", call_id: int
-    ) -> int:
-        if not isinstance(target, Awaiter):
-            queue.popleft()  # a callback: on_error is called once, for all of them
-            return 0 if target is None else 1
-        error = death.error_of(call_id)
-        error.call = self.text_of(call_id)
-        wire.at_once(
-            partial(self.awaited.append, (target, Failure(error))), queue.popleft
-        )
-        return 1
-
-
-class Death:
-    """How a worker ended, and what each of its calls is told.
-
-    begun: id of the last call it had begun, None if that cannot be known.
-    timed_out: id of the call that ran too long and was ended for it, 0 for none.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        pid: "int | None",
-        returncode: "int | None",
-        *,
-        begun: "int | None" = None,
-        timed_out: int = 0,
-        timeout: "float | None" = None,
-        setup: "str | None" = None,
-        broken: "Exception | None" = None,
-    ) -> None:
-        self.name = name
-        self.pid = pid
-        self.returncode = returncode
-        self.begun = begun
-        self.timed_out = timed_out
-        self.timeout = timeout
-        self.setup = setup
-        self.broken = broken
-
-    def error_of(self, call_id: int) -> "Any":
-        """Return a new exception for one call; id 0 for the worker as a whole."""
-        if self.setup is not None:
-            return SetupError(self.setup)
-        if self.broken is not None:
-            return ProtocolError(f"worker {self.pid} was ended: {self.broken}")
-        if self.timed_out and call_id in (0, self.timed_out):
-            return CallTimeout(
-                f"{self.name} ran longer than its timeout of {self.timeout} s; "
-                f"worker {self.pid} was ended"
-            )
-        started = None
-        if self.begun is not None and call_id:
-            started = call_id <= self.begun
-        return WorkerDied(
-            f"worker {self.pid} ({self.name}) {self._how()}{_state(started)}",
-            pid=self.pid,
-            returncode=self.returncode,
-            signal=signal_name(self.returncode),
-            started=started,
-        )
-
-    def _how(self) -> str:
-        if self.returncode is None:
-            return "ended; its exit status is unknown"
-        name = signal_name(self.returncode)
-        if name is None:
-            return f"exited with status {self.returncode}"
-        hint = "; was memory short?" if name == "SIGKILL" else ""
-        return f"was ended by {name}{hint}"
-
-
-def _state(started: "bool | None") -> str:
-    if started is None:
-        return ""
-    return " during the call" if started else " before it began this call"
-
-
-def signal_name(returncode: "int | None") -> "str | None":
-    """Return "SIGKILL" and the like for a negative return code, else None."""
-    if returncode is None or returncode >= 0:
-        return None
-    import signal
-
-    try:
-        return signal.Signals(-returncode).name
-    except ValueError:
-        return f"signal {-returncode}"
 
 
 def _name_call(error: Exception, text: str) -> None:

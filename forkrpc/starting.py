@@ -32,7 +32,7 @@ def start_worker(
     program = link.program
     name = name_of(function)
     session = Session(name, options["max_frame"])
-    session.codec = codec(options["serialiser"], session.define)
+    session.use(codec(options["serialiser"], session.define))
     spec = _spec(name, spawn=False, mortal=options["orphan"] == "kill")
     for key in ("rlimits", "nice", "affinity", "max_frame"):
         spec[key] = options[key]
@@ -50,7 +50,7 @@ def start_worker(
             ours, theirs = socket_pair()
             handles.append(theirs.detach())
             handles += _stdio(spec, options)
-            handles.append(duplicate(page.arena.fd))
+            handles.append(duplicate(page.fd))
         except BaseException:
             program.pages.give_back(page)
             raise

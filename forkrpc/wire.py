@@ -26,6 +26,7 @@ from .errors import ProtocolError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     Buffer = bytes | bytearray | memoryview
 
@@ -142,7 +143,7 @@ def at_once(*steps: "Callable[[], object]") -> None:
     deque(map(_call, steps), 0)
 
 
-def drop(queue: "deque[object]", count: int) -> None:
+def drop(queue: "deque[Any]", count: int) -> None:
     """Remove *count* items from the left.  For `at_once`: one call into C."""
     deque(map(deque.popleft, repeat(queue, count)), 0)
 
@@ -163,6 +164,7 @@ class Decoder:
         self._size = size
         self._greeted = greeted
         self._needed = 0  # bytes in `chunks` before it pays to parse again
+        self._have = 0  # bytes in `chunks`, or less after an interrupt
 
     def receive(self, recv: "Callable[[int], bytes]") -> int:
         """Read once with *recv*; return the bytes read, 0 at the end of the stream.
@@ -173,32 +175,37 @@ class Decoder:
         size = self._size
         if self._needed > size:
             size = min(self._needed, LARGEST_READ)
-        chunks.extend(map(recv, (size,)))
+        try:
+            chunks.extend(map(recv, (size,)))
+        except BlockingIOError:
+            if self._needed and sum(map(len, chunks)) >= self._needed:
+                self.parse()  # an interrupt came between a read and its count
+            raise
         got = len(chunks[-1])
-        if got:
+        self._have += got
+        if got and self._have >= self._needed:
             self.parse()
         return got
 
     def parse(self) -> None:
-        """Move whole frames from `chunks` to `frames`."""
+        """Move whole frames from `chunks` to `frames`.  Raise ProtocolError."""
         chunks = self.chunks
-        if len(chunks) > 1:
-            if sum(map(len, chunks)) < self._needed:
-                return
-            data = b"".join(chunks)
-        elif chunks:
-            data = chunks[0]
-        else:
+        if not chunks:
             return
+        data = b"".join(chunks) if len(chunks) > 1 else chunks[0]
         if not self._greeted:
             data = self._greet(data)
-        frames, used, needed = self._split(data)
+        frames, used, needed, broken = self._split(data)
+        rest = data[used:] if used else data
         at_once(
             chunks.clear,
-            partial(chunks.append, data[used:] if used else data),
+            partial(chunks.append, rest),
             partial(self.frames.extend, frames),
             partial(setattr, self, "_needed", needed),
+            partial(setattr, self, "_have", len(rest)),
         )
+        if broken is not None:
+            raise ProtocolError(broken)
 
     def _greet(self, data: bytes) -> bytes:
         if not GREETING.startswith(data[: len(GREETING)]):
@@ -213,20 +220,20 @@ class Decoder:
         )
         return rest
 
-    def _split(self, data: bytes) -> "tuple[list[Frame], int, int]":
-        """Return the whole frames of *data*, their bytes, and the bytes needed next."""
+    def _split(self, data: bytes) -> "tuple[list[Frame], int, int, str | None]":
+        """Return whole frames, their bytes, the bytes needed next, what is broken."""
         frames: list[Frame] = []
         at, end = 0, len(data)
         while self._greeted and end - at >= HEADER_BYTES:
             kind, flags, handles, count, first, buffers, length = _unpack(data, at)
             if kind not in _KINDS or buffers or not count:
-                raise ProtocolError(f"no frame: {data[at : at + HEADER_BYTES]!r}")
+                return frames, at, 0, f"no frame: {data[at : at + HEADER_BYTES]!r}"
             if length > self._limit:
-                raise ProtocolError(f"body of {length} bytes, limit {self._limit}")
+                return frames, at, 0, f"body of {length} bytes, limit {self._limit}"
             start = at + HEADER_BYTES
             if end - start < length:
-                return frames, at, HEADER_BYTES + length
+                return frames, at, HEADER_BYTES + length, None
             at = start + length
             body = data[start:at] if length < SMALL else memoryview(data)[start:at]
             frames.append(Frame(kind, flags, handles, count, first, body))
-        return frames, at, 0
+        return frames, at, 0, None

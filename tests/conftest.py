@@ -37,17 +37,18 @@ START = process_stat(os.getpid())[2]
 def settle_library():
     """Have running what the library keeps for the program's life.
 
-    That is the default template, the background thread, and their descriptors.
-    Without a Forker there is nothing to keep.
+    That is the default template, the background thread, their descriptors, and what
+    one worker leaves for the next (a block of shared pages).  Without a Forker there
+    is nothing to keep.
     """
     if importlib.util.find_spec("forkrpc.forker") is None:
         return
     from forkrpc import Forker
 
-    with Forker() as template:
-        template.ready(timeout=30)
+    with Forker() as template, template.run("os.getpid") as proxy:
+        proxy.call()
         pid = template.pid
-    del template
+    del template, proxy
     wait_until(lambda: process_stat(pid) is None, LIMIT, f"end of template {pid}")
     steady = Steady(200 * MS)
     wait_until(steady, LIMIT, "processes, threads and descriptors at rest")

@@ -26,25 +26,32 @@ LAYERS = {
     "system": ("both", 1),
     "progress": ("both", 2),
     "fds": ("both", 2),
-    "functions": ("both", 2),
     "classes": ("both", 3),
+    "functions": ("both", 4),
     "serialisers": ("both", 4),
     "outcome": ("both", 5),
     "child": ("child", 10),
+    "child.leave": ("child", 10),
     "child.sync": ("child", 11),
     "child.aio": ("child", 11),
-    "child.template": ("child", 12),
+    "child.worker": ("child", 12),
+    "child.template": ("child", 13),
+    "options": ("parent", 20),
     "session": ("parent", 20),
     "scheduling": ("parent", 20),
     "interpreter": ("parent", 21),
     "reactor": ("parent", 22),
-    "connection": ("parent", 23),
+    "life": ("parent", 23),
+    "link": ("parent", 23),
+    "connection": ("parent", 24),
     "process": ("parent", 24),
-    "proxy": ("parent", 24),
-    "pool": ("parent", 25),
-    "forker": ("parent", 26),
-    "executor": ("parent", 27),
-    "remote": ("parent", 27),
+    "program": ("parent", 24),
+    "proxy": ("parent", 25),
+    "starting": ("parent", 26),
+    "pool": ("parent", 27),
+    "forker": ("parent", 28),
+    "executor": ("parent", 29),
+    "remote": ("parent", 29),
     "": ("parent", 30),
     "engines": ("parent", 31),
     "engines.dask": ("parent", 32),
@@ -58,7 +65,9 @@ MAY_IMPORT = {
 
 # (importer, imported): why, against the above.  Inside a function only.
 EXCEPTIONS = {
-    ("forker", "child.template"): "from_current_process runs the template's loop",
+    ("interpreter", "child.template"): "a copy of the program runs the template's loop",
+    ("interpreter", "link"): "a copy of the program is a template like another",
+    ("child.worker", "child.template"): "its traceback_of knows the sources of eval",
     ("forker", "remote"): "Forker.remote and Forker.ssh are its constructors",
     ("forker", "engines.dask"): "Forker.on is its constructor",
 }
@@ -66,8 +75,8 @@ EXCEPTIONS = {
 # What a module of "both" or "child" may import when it is itself imported.
 STDLIB_AT_IMPORT = {
     *("_pickle", "_signal", "_socket", "_struct", "_thread", "_weakref"),
-    *("array", "atexit", "errno", "fcntl", "gc", "io", "itertools", "marshal", "mmap"),
-    *("os", "posix", "resource", "select", "struct", "sys", "time"),
+    *("array", "atexit", "builtins", "errno", "fcntl", "gc", "io", "itertools"),
+    *("marshal", "mmap", "os", "posix", "resource", "select", "struct", "sys", "time"),
     *("collections", "functools", "operator"),  # _pickle loads them in any case
 }
 MORE_AT_IMPORT = {
@@ -88,11 +97,16 @@ NOT_IN_A_WORKER = {
 
 # What a worker that ran nothing else has loaded, over what every interpreter has.
 IN_A_WORKER = {
-    *("forkrpc", "forkrpc.child", "forkrpc.child.sync", "forkrpc.child.template"),
+    *("forkrpc", "forkrpc.child", "forkrpc.child.leave", "forkrpc.child.sync"),
+    *("forkrpc.child.template", "forkrpc.child.worker", "forkrpc.classes"),
     *("forkrpc.errors", "forkrpc.fds", "forkrpc.functions", "forkrpc.outcome"),
     *("forkrpc.progress", "forkrpc.serialisers", "forkrpc.system", "forkrpc.wire"),
-    *("_pickle", "_socket", "_struct", "array", "atexit", "errno", "fcntl", "gc"),
-    *("itertools", "mmap", "resource", "select", "struct"),
+    *("_pickle", "_socket", "_struct", "atexit", "fcntl", "gc", "itertools", "mmap"),
+    *("select",),
+    # system, for prctl; without ctypes
+    "_ctypes",
+    # child.template, for exit and quit
+    "_sitebuiltins",
     # os
     *("_collections_abc", "_stat", "genericpath", "os", "os.path", "posixpath", "stat"),
     # _pickle, which asks for functools.partial

@@ -55,4 +55,11 @@ def _current(verb: str) -> "Sync":
 def enter(backend: "Sync") -> None:
     """From now on events go to *backend*; not in a process that user code forks."""
     _backend[:] = [backend]
-    os.register_at_fork(after_in_child=_backend.clear)
+    os.register_at_fork(after_in_child=_leave_copy)
+
+
+def _leave_copy() -> None:
+    """In a process that user code has forked from the worker: send nothing."""
+    for backend in _backend:
+        backend.become_copy()
+    _backend.clear()

@@ -1,53 +1,61 @@
 """The blocking backend: one call after another, results and events in that order."""
 
-import _thread
 import os
 import sys
 from _pickle import dumps
+from itertools import islice
+from time import monotonic, monotonic_ns
 
 from .. import outcome, wire
-from ..fds import Outbox
+from ..errors import SerialiserError
 from ..progress import BEGUN, SINCE
-from ..serialisers import Codec, PickleCodec
+from ..serialisers import PickleCodec
 from ..system import mortal
 from .leave import exit_status_of
+from .replies import Replies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
+
+    from ..progress import Page
+    from ..serialisers import Codec
+
+QUICK = 50e-6  # seconds; the result of a slower call leaves at once
 
 
 class Sync:
-    """The worker's end of its connection.
+    """The worker's end of its connection; `codec` and `function` are set first."""
 
-    codec, function: set once they are found; no call is read before.
-    """
-
-    codec: Codec
     function: "Callable[..., Any]"
 
-    def __init__(
-        self, channel: "socket", spec: "dict[str, Any]", words: "memoryview | None"
-    ) -> None:
+    def __init__(self, channel: "socket", spec: "dict[str, Any]", page: "Page") -> None:
+        self.replies = Replies(channel, page, spec["max_frame"])
         self._channel = channel
-        assert words is not None
-        self._words = words
+        self._words = page.words
         self._timed = spec["timed"]
         self._mortal = spec["mortal"]
-        self._limit = spec["max_frame"]
-        self._decoder = wire.Decoder(self._limit, spec["buflen"])
-        self._outbox = Outbox(channel)
-        self._outbox.put(wire.GREETING)
-        self._writing = _thread.RLock()
-        self._pid = os.getpid()
-        self._done = 0  # id of the last call that has an answer
+        self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
         self._ended: int | None = None  # exit status, once known
+        self._copy = False  # this process was forked from the worker
+
+    @property
+    def codec(self) -> "Codec":
+        return self.replies.codec
+
+    @codec.setter
+    def codec(self, codec: "Codec") -> None:
+        self.replies.codec = codec
+
+    def become_copy(self) -> None:
+        """End when the function returns: it forked this process."""
+        self._copy = True
 
     def serve(self) -> int:
         """Execute calls until the end of input; return the exit status."""
-        self._send(wire.encode(wire.READY))
+        self.replies.send(wire.encode(wire.READY))
         while self._ended is None:
             try:
                 self._turn()
@@ -55,7 +63,7 @@ class Sync:
                 # A signal handler of the user raised between two calls; every answer
                 # is either stored or still to be made, so the work goes on.
                 sys.excepthook(*sys.exc_info())
-        self.flush()
+        self.replies.flush()
         return self._ended
 
     def _turn(self) -> None:
@@ -65,6 +73,8 @@ class Sync:
             frames.popleft()
         if self._ended is not None:
             return
+        if self.replies.deadline:
+            self.replies.flush()
         self._may_die(False)
         try:
             if not self._decoder.receive(self._channel.recv):
@@ -80,7 +90,12 @@ class Sync:
 
     def _obey(self, frame: wire.Frame) -> None:
         if frame.kind == wire.CALL:
-            self._calls(frame)
+            if frame.flags & wire.PACKED:
+                self._calls(frame.first, self.codec.load(frame.body), self.function)
+            elif frame.flags & wire.KEYWORDS:
+                self._calls(frame.first, zip(frame.bodies()), self._of_keywords)
+            else:
+                self._calls(frame.first, zip(frame.bodies()), self._of_body)
         elif frame.kind == wire.CLOSE:
             self._ended = 0
         elif frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):
@@ -88,65 +103,57 @@ class Sync:
         else:
             raise SystemError(f"{frame!r} from the program")
 
-    def _calls(self, frame: wire.Frame) -> None:
-        keywords = frame.flags & wire.KEYWORDS
-        for call_id, body in enumerate(frame.bodies(), frame.first):
-            if call_id > self._done:
-                self._execute(call_id, body, keywords)
+    def _of_body(self, body: "Any") -> object:
+        return self.function(*self._load(body))
+
+    def _of_keywords(self, body: "Any") -> object:
+        *args, keywords = self._load(body)
+        return self.function(*args, **keywords)
+
+    def _calls(
+        self, first: int, calls: "Iterable[Any]", execute: "Callable[..., object]"
+    ) -> None:
+        """Execute the calls of a frame but those that have an answer already."""
+        words, replies, result = self._words, self.replies, self.replies.result
+        call_id = replies.done() + 1
+        before = monotonic()
+        for call in islice(calls, call_id - first, None):
+            if self._timed:
+                words[SINCE] = monotonic_ns()
+            words[BEGUN] = call_id
+            try:
+                value = execute(*call)
+                if self._copy:
+                    os._exit(0)
+                result(call_id, value)
+            except BaseException as error:  # fails this call only; the worker goes on
+                self._failed(call_id, error)
                 if self._ended is not None:
                     return
+            now = monotonic()
+            if now - before > QUICK or now > replies.deadline > 0:
+                replies.flush()
+            before = now
+            call_id += 1
 
-    def _execute(self, call_id: int, body: "bytes | memoryview", keywords: int) -> None:
-        self._begin(call_id)
-        try:
-            args = self._load(body)
-            if keywords:
-                value = self.function(*args[:-1], **args[-1])
-            else:
-                value = self.function(*args)
-            self._answer(call_id, self.codec.dump((value,)))
-        except SystemExit as error:
+    def _failed(self, call_id: int, error: BaseException) -> None:
+        if self._copy:
+            os._exit(1)
+        if self.replies.done() >= call_id:
+            raise error  # a signal's handler raised it, behind the call
+        if isinstance(error, SystemExit):
             self._ended = exit_status_of(error)
-        except BaseException as error:  # fails this call only; the worker goes on
-            if self._done < call_id:
-                self._fail(call_id, error)
-            else:
-                raise
-        if os.getpid() != self._pid:
-            os._exit(0)  # a copy that the function forked, and that returned from it
+            return
+        trusted = self.codec.trusted
+        packed = outcome.pack(error, self._dump_one if trusted else None)
+        body = self._plain(packed)
+        self.replies.answer(call_id, wire.encode(wire.ERROR, body, first=call_id))
 
-    def _load(self, body: "bytes | memoryview") -> "Any":
+    def _load(self, body: "Any") -> "Any":
         try:
             return self.codec.load(body)
         except Exception as error:
             raise _unloadable("arguments", error) from error
-
-    def _begin(self, call_id: int) -> None:
-        words = self._words
-        if self._timed:
-            from time import monotonic_ns
-
-            words[SINCE] = monotonic_ns()
-        words[BEGUN] = call_id
-
-    def _answer(self, call_id: int, body: bytes) -> None:
-        self._check(body)
-        self._done = call_id
-        self._send(wire.encode(wire.RESULT, body, first=call_id))
-
-    def _check(self, body: bytes) -> None:
-        if len(body) > self._limit:
-            from ..errors import SerialiserError
-
-            raise SerialiserError(
-                f"result of {len(body)} bytes, max_frame is {self._limit}"
-            )
-
-    def _fail(self, call_id: int, error: BaseException) -> None:
-        trusted = self.codec.trusted
-        packed = outcome.pack(error, self._dump_one if trusted else None)
-        self._done = call_id
-        self._send(wire.encode(wire.ERROR, self._plain(packed), first=call_id))
 
     def _dump_one(self, value: object) -> bytes:
         return self.codec.dump((value,))
@@ -159,40 +166,23 @@ class Sync:
 
         return PAIRS["data"]()[0]((packed,))
 
-    def _send(self, data: bytes) -> bool:
-        with self._writing:
-            self._outbox.put(data)
-            try:
-                return self._outbox.flush()
-            except OSError:  # the program is gone; the next read sees it too
-                self._outbox.clear()
-                return False
-
     def fail_setup(self, text: str) -> None:
-        self._send(wire.encode(wire.FAILED, text.encode("utf-8", "replace")))
+        self.replies.send(wire.encode(wire.FAILED, text.encode("utf-8", "replace")))
 
     def define(self, definition: bytes) -> None:
-        self._send(wire.encode(wire.DEFINE, definition))
+        self.replies.send(wire.encode(wire.DEFINE, definition))
 
     def event(self, args: "tuple[object, ...]") -> None:
-        body = self.codec.dump(args)
-        self._check(body)
-        self._send(wire.encode(wire.EVENT, body))
+        self.replies.send(wire.encode(wire.EVENT, self.replies.body_of("event", args)))
 
     def flush(self) -> bool:
-        with self._writing:
-            try:
-                return self._outbox.flush()
-            except OSError:
-                return False
+        return self.replies.flush()
 
     def retire(self) -> None:
-        self._send(wire.encode(wire.RETIRE))
+        self.replies.send(wire.encode(wire.RETIRE))
 
 
-def _unloadable(what: str, error: Exception) -> Exception:
-    from ..errors import SerialiserError
-
+def _unloadable(what: str, error: Exception) -> SerialiserError:
     kind = type(error).__name__
     hint = ""
     if isinstance(error, ImportError):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ..progress import Page
+
 _COROUTINES = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR of code objects
 
 
@@ -77,7 +79,7 @@ class Role:
         self._stdio()
         self._tie()
         page = self._handles.pop(0) if spec["page"] is not None else None
-        words = None if page is None else map_page(page, spec["page"])
+        mapped = None if page is None else map_page(page, spec["page"])
         _reseed()
         set_title(f"{spec['owner']} {spec['title']}")
         status = 1
@@ -87,7 +89,7 @@ class Role:
                 self._spawn()
                 status = 0
             else:
-                status = self._work(words)
+                status = self._work(mapped)
         except SystemExit as error:
             status = exit_status_of(error)
         except BaseException:  # the process ends here, as a program does
@@ -147,13 +149,17 @@ class Role:
         function = _found(self._spec["function"])
         function(sock, *values)
 
-    def _work(self, words: "memoryview | None") -> int:
+    def _work(self, page: "Page | None") -> int:
+        assert page is not None
         channel = _socket.socket(fileno=self._channel)
-        backend = Sync(channel, self._spec, words)
+        backend = Sync(channel, self._spec, page)
         try:
             values = self._values()
             if self._spec["init"] is not None:
+                pid = os.getpid()
                 _found(self._spec["init"])(*values)
+                if os.getpid() != pid:  # a copy that init forked, and that returned
+                    os._exit(0)
             serialiser = self._spec["serialiser"]
             if not isinstance(serialiser, str):
                 serialiser = loads(serialiser[1])

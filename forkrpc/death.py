@@ -1,0 +1,85 @@
+"""How a worker ended, and what each of its calls is told."""
+
+from .errors import CallTimeout, ProtocolError, SetupError, WorkerDied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Death:
+    """The end of one worker.
+
+    begun: id of the last call it had begun, None if that cannot be known.
+    timed_out: id of the call that ran too long and was ended for it, 0 for none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pid: "int | None",
+        returncode: "int | None",
+        *,
+        begun: "int | None" = None,
+        timed_out: int = 0,
+        timeout: "float | None" = None,
+        setup: "str | None" = None,
+        broken: "Exception | None" = None,
+    ) -> None:
+        self.name = name
+        self.pid = pid
+        self.returncode = returncode
+        self.begun = begun
+        self.timed_out = timed_out
+        self.timeout = timeout
+        self.setup = setup
+        self.broken = broken
+
+    def error_of(self, call_id: int) -> "Any":
+        """Return a new exception for one call; id 0 for the worker as a whole."""
+        if self.setup is not None:
+            return SetupError(self.setup)
+        if self.broken is not None:
+            return ProtocolError(f"worker {self.pid} was ended: {self.broken}")
+        if self.timed_out and call_id in (0, self.timed_out):
+            return CallTimeout(
+                f"{self.name} ran longer than its timeout of {self.timeout} s; "
+                f"worker {self.pid} was ended"
+            )
+        started = None
+        if self.begun is not None and call_id:
+            started = call_id <= self.begun
+        return WorkerDied(
+            f"worker {self.pid} ({self.name}) {self._how()}{_state(started)}",
+            pid=self.pid,
+            returncode=self.returncode,
+            signal=signal_name(self.returncode),
+            started=started,
+        )
+
+    def _how(self) -> str:
+        if self.returncode is None:
+            return "ended; its exit status is unknown"
+        name = signal_name(self.returncode)
+        if name is None:
+            return f"exited with status {self.returncode}"
+        hint = "; was memory short?" if name == "SIGKILL" else ""
+        return f"was ended by {name}{hint}"
+
+
+def _state(started: "bool | None") -> str:
+    if started is None:
+        return ""
+    return " during the call" if started else " before it began this call"
+
+
+def signal_name(returncode: "int | None") -> "str | None":
+    """Return "SIGKILL" and the like for a negative return code, else None."""
+    if returncode is None or returncode >= 0:
+        return None
+    import signal
+
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:
+        return f"signal {-returncode}"

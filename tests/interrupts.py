@@ -1,0 +1,78 @@
+"""Exceptions thrown into the main thread, as a signal handler does: anywhere, or often.
+
+Both raise Interrupt in the code of one module only, so that the test itself goes on.
+"""
+
+import contextlib
+import itertools
+import signal
+import sys
+
+from helpers import MS
+
+
+class Interrupt(Exception):
+    """What the signal handler of some user might raise."""
+
+
+@contextlib.contextmanager
+def interrupt_before(bytecode, module):
+    """Raise Interrupt once, before the bytecode of that number in *module*.
+
+    Yields a list that is not empty once it was raised.
+    """
+    left, raised = bytecode, []
+
+    def trace(frame, event, _argument):
+        nonlocal left
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and not raised:
+            left -= 1
+            if left < 0:
+                raised.append(True)
+                raise Interrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield raised
+    finally:
+        sys.settrace(before)
+
+
+def interrupt_everywhere(attempt, module):
+    """Call *attempt* with an interrupt before the 1st, 2nd ... bytecode of *module*.
+
+    attempt: called with the context manager `interrupt_before`, to be entered around
+    what is to be interrupted; returns what that yielded.
+    Returns how many bytecodes there were.
+    """
+    for bytecode in itertools.count():
+        if not attempt(interrupt_before(bytecode, module)):
+            return bytecode
+    raise AssertionError  # not reached
+
+
+@contextlib.contextmanager
+def storm_of_interrupts(module, period=MS):
+    """Raise Interrupt each *period* seconds while *module* is being executed.
+
+    Yields a list with one item for each time.
+    """
+    raised = []
+
+    def handler(_number, frame):
+        if frame is not None and frame.f_code.co_filename == module.__file__:
+            raised.append(True)
+            raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, period, period)
+    try:
+        yield raised
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

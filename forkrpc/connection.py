@@ -1,47 +1,32 @@
-"""Moves the bytes of a session: its socket, who reads it, and whom it tells."""
+"""One worker, as its proxy and the reactor share it: calls in, callbacks out, the end.
 
-import _socket
-import _thread
-import os
+The session pairs calls with answers, the channel moves its bytes, the life knows its
+process; this tells the user.
+"""
+
 import signal
 import sys
 import threading
+from _queue import SimpleQueue
 
-from . import wire
-from .errors import ClosedError, ProtocolError, SerialiserError
-from .fds import Outbox
-from .life import Life
-from .reactor import READ, WRITE, report
+from .channel import Channel
+from .errors import ClosedError, SerialiserError
+from .reactor import report
 from .serialisers import keepable
-from .session import MOST_CALLS, Awaiter, Eager, Failure, Session
+from .session import MOST_CALLS, Eager, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from typing import Any
 
+    from .life import Life
     from .program import Program
+    from .session import Session
 
 
 FEW = 32  # calls under way below which a new one is sent at once
 LOW = 256  # calls under way below which the reader sends more
-
-
-class Waiter(Awaiter):
-    """A thread that waits in `call`."""
-
-    __slots__ = ("gate", "outcome")
-
-    def __init__(self) -> None:
-        self.gate = _thread.allocate_lock()
-        self.gate.acquire()
-        self.outcome: object = None
-
-    def settle(self, outcome: object) -> None:
-        self.outcome = outcome
-        try:
-            self.gate.release()
-        except RuntimeError:  # settled before
-            pass
 
 
 class Connection:
@@ -56,37 +41,31 @@ class Connection:
     def __init__(
         self,
         program: "Program",
-        sock: "_socket.socket",
-        session: Session,
-        life: Life,
+        sock: "socket",
+        session: "Session",
+        life: "Life",
         options: "dict[str, Any]",
     ) -> None:
-        sock.setblocking(False)
         self.program = program
         self.session = session
         self.life = life
         self.closed: str | None = None
         self.ended = threading.Event()
-        self._sock = sock
+        self._channel = Channel(program.reactor, sock, session)
         self._options = options
-        self._outbox = Outbox(sock, _socket.MSG_DONTWAIT)
-        self._outbox.put(wire.GREETING)
-        self._writing = _thread.RLock()
-        self._eof = False
         self._ticking = False
-        self._seen = (0, 0)  # what the worker's page told at the last tick
+        self._sent = 0  # id of the last call sent before the last tick
+        self._seen = (0, 0)  # what the worker's page told at the last look
         self._closing = False  # an orderly end was asked for
-        self._said_close = False
         self._killed = False  # by `kill`: nobody is to be told
         session.on_error = self._on_error
         session.on_event = options["on_event"]
-        life.read_rest = self._read_rest
+        life.read_rest = self._channel.read_rest
         life.on_end = self._on_end
         if options["timeout"] is not None:
             life.limit_calls(options["timeout"], session.head)
         program.ends[self] = None
-        program.reactor.start()
-        program.reactor.watch(sock.fileno(), READ, self._ready)
+        self._channel.start(self)
 
     # Calls, in any thread.
 
@@ -105,7 +84,7 @@ class Connection:
         if not self._ticking:
             self._start_ticking()
         if len(session.pending) < FEW or len(session.unsent) >= MOST_CALLS:
-            self.flush()
+            self._channel.flush()
 
     def _serialised(self, entry: "tuple[Any, ...]", kwargs: "Any") -> Eager:
         args, target = entry[:-1], entry[-1]
@@ -125,91 +104,37 @@ class Connection:
         death = self.life.death(self.session.setup_failure)
         return death.error_of(0)  # type: ignore[no-any-return]
 
-    def wait(self, waiter: Waiter) -> object:
-        """Return the result that a call was given, or raise its exception."""
+    def call(self, args: "tuple[object, ...]", kwargs: "dict[str, Any]") -> object:
+        """Make a call and wait for its result; return it, or raise."""
+        queue: SimpleQueue[Any] = SimpleQueue()
+        self.submit((*args, queue), kwargs)
         if self.session.unsent:
-            self.flush()
-        waiter.gate.acquire()
-        return result_of(waiter.outcome)
+            self._channel.flush()
+        return result_of(self._channel.wait(queue))
 
-    def flush(self) -> None:
-        """Write what the socket takes; the reactor goes on with the rest."""
-        if self._writing._is_owned():  # type: ignore[attr-defined]
-            return  # a signal handler of the user calls; what it interrupted goes on
-        with self._writing:
-            if self.life.over:
-                return
-            frames, unsent = self._outbox.frames, self.session.unsent
-            try:
-                done = self._outbox.flush()
-                while done and unsent:
-                    self.session.take(frames)
-                    done = self._outbox.flush()
-                if done and self._closing and not self._said_close:
-                    self._said_close = True
-                    self._outbox.put(wire.encode(wire.CLOSE))
-                    done = self._outbox.flush()
-            except OSError:  # the worker is gone; its end of file is still to be read
-                self._outbox.clear()
-                done = True
-            if not self._eof:
-                events = READ if done else READ | WRITE
-                self.program.reactor.change(self._sock.fileno(), events)
+    # What has been read, in the reactor's thread.
 
-    # Reading, in the reactor's thread.
-
-    def _ready(self, events: int) -> None:
-        if events & WRITE:
-            self.flush()
-        if events & ~WRITE:
-            self._read()
-
-    def _read(self) -> bool:
-        """Read once and handle what came; return whether there may be more."""
-        more = False
-        try:
-            more = self.session.decoder.receive(self._sock.recv) > 0
-        except BlockingIOError:
-            return False
-        except ConnectionError:
-            pass
-        except ProtocolError as error:
-            self.life.break_off(error)
-        self._handle()
-        if not more:
-            self._end_of_file()
-        return more
-
-    def _read_rest(self) -> None:
-        while not self._eof and self._read():
-            pass
-
-    def _end_of_file(self) -> None:
-        if not self._eof:
-            self._eof = True
-            self.program.reactor.unwatch(self._sock.fileno())
-            self.life.end_of_file()
-
-    def _handle(self) -> None:
-        """Work off what has arrived, and tell whom it concerns."""
+    def on_read(self) -> None:
+        """Tell whom it concerns, and send more."""
         session = self.session
-        try:
-            session.handle()
-        except ProtocolError as error:
-            self.life.break_off(error)
-            self._end_of_file()
         if session.retired and self.closed is None:
             self.close("the worker has retired")
         self._deliver()
         if session.unsent and len(session.pending) < LOW:
-            self.flush()
+            self._channel.flush()
+
+    def on_over(self) -> None:
+        """Nothing more comes from the worker."""
+        if self._channel.broken is not None:
+            self.life.break_off(self._channel.broken)
+        self.on_read()
+        self.life.end_of_file()
 
     def _deliver(self) -> None:
-        awaited = self.session.awaited
-        while awaited:
-            awaiter, outcome = awaited[0]
-            awaiter.settle(outcome)
-            awaited.popleft()
+        futures = self.session.futures
+        while futures:
+            future, outcome = futures.popleft()
+            future.settle(outcome)
         if self.session.ready:
             loop = self._options["loop"]
             if loop is None:
@@ -251,40 +176,39 @@ class Connection:
 
         That is: results which a stuck worker holds back, and what an interrupt left.
         """
-        session = self.session
         if self.life.over:
             self._sweep()
             self._ticking = False
             return False
+        self._channel.tick()
+        self.on_read()
+        self._ticking = False  # first: a call that comes now starts anew
+        # A program that calls again and again keeps it ticking: no wake for each call.
+        sent, self._sent = self._sent, self.session.sent
+        self._ticking = bool(self.session.outstanding()) or sent != self._sent
+        return self._ticking
+
+    def look_at_page(self) -> None:
+        """Settle calls whose results a stuck worker holds back.  The caller leads.
+
+        Stuck: it has begun no other call since the last look.
+        """
         seen = self.life.held()
         if seen == self._seen and seen[0]:
             self._recover()
         self._seen = seen
-        self._handle()
-        if session.unsent:
-            self.flush()
-        self._ticking = False  # first: a call that comes now starts anew
-        self._ticking = bool(session.outstanding())
-        return self._ticking
 
     def _recover(self) -> None:
-        """Settle the calls whose results stand in the page and were not sent."""
         kept = self.life.kept(self.session.head())
         if kept:
             self.session.recover(kept)
-            self._deliver()
 
     # The end, in the reactor's thread.
 
     def _on_end(self) -> None:
         """Settle all that is left: the process has ended."""
         self.closed = self.closed or f"worker {self.life.pid} has ended"
-        with self._writing:
-            self._outbox.clear()
-            if not self._eof:
-                self._eof = True
-                self.program.reactor.unwatch(self._sock.fileno())
-            self._sock.close()
+        self._channel.close()
         self._recover()
         lost = self._sweep()
         if self._killed:
@@ -320,7 +244,7 @@ class Connection:
             self.closed = why
         if not self.life.over:
             self._closing = True
-            self.flush()
+            self._channel.say_close()
 
     def dropped(self) -> None:
         """The last reference to the proxy is gone.  Takes no lock."""
@@ -339,8 +263,7 @@ class Connection:
         done = threading.Event()
 
         def mark() -> None:
-            if not self._eof:
-                self._read()
+            self._channel.read()
             self.session.ready.append((lambda _: done.set(), None))
             self._deliver()
 
@@ -364,9 +287,7 @@ class Connection:
         self.closed = "this process was forked from the one that owns the proxy"
         self._closing = True
         self.life.abandon()
-        fd = self._sock.detach()
-        if fd >= 0:
-            os.close(fd)
+        self._channel.abandon()
 
 
 def result_of(outcome: object) -> object:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .progress import Page
 
 SIGN_WAIT = 0.02  # seconds from the first sign of death to ruling without the others
+HAND_OVER_WAIT = 0.001  # seconds to wait for a thread that reads to let go
 END_WAIT = 1.0  # seconds that a process we have killed may take to end
 
 
@@ -31,7 +32,8 @@ class Life:
     """One worker's process.  All but `kill` runs in the reactor's thread.
 
     known: set once it is clear whether there is a process.
-    read_rest: reads what the worker has left in its socket.
+    read_rest: reads what the worker has left in its socket; False while another
+    thread does that.
     on_end: called once, when the process has ended and all signs are in.
     """
 
@@ -40,7 +42,7 @@ class Life:
         self.returncode: int | None = None
         self.known = threading.Event()
         self.over = False
-        self.read_rest: Callable[[], None]
+        self.read_rest: Callable[[], bool]
         self.on_end: Callable[[], None]
         self._program = program
         self._page: Page | None = page
@@ -127,7 +129,9 @@ class Life:
     def _finish(self) -> None:
         if self.over:
             return
-        self.read_rest()
+        if not self.read_rest():
+            self._program.reactor.later(HAND_OVER_WAIT, self._finish)
+            return
         if self._status is not None:
             self.returncode = os.waitstatus_to_exitcode(self._status)
         self.over = True

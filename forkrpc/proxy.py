@@ -3,7 +3,7 @@
 from concurrent.futures import Future
 from signal import SIGKILL
 
-from .connection import Connection, Waiter
+from .connection import Connection
 from .session import Awaiter, Failure
 
 TYPE_CHECKING = False
@@ -22,8 +22,6 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
         self.set_running_or_notify_cancel()
 
     def settle(self, outcome: object) -> None:
-        if self.done():
-            return
         if isinstance(outcome, Failure):
             self.set_exception(outcome.error)
         else:
@@ -85,9 +83,7 @@ class Proxy:
         """
         connection = self._connection
         connection.program.check_may_wait("call()")
-        waiter = Waiter()
-        connection.submit((*args, waiter), kwargs)
-        return connection.wait(waiter)
+        return connection.call(args, kwargs)
 
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of everything received so far have run.

@@ -58,7 +58,7 @@ class Reactor:
         self._soon: deque[Callable[[], object]] = deque()
         self._ticking: dict[Ticker, None] = {}
         self._timers: list[tuple[float, int, Timer]] = []
-        self._next_tick = 0.0
+        self._next_tick = 0.0  # time.monotonic(); 0: nothing ticks
         self._numbers = count()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(self._wake_read, READ)
@@ -144,13 +144,20 @@ class Reactor:
             guarded(self._soon.popleft())
         while self._timers and self._timers[0][0] <= monotonic():
             guarded(heappop(self._timers)[2].fire)
-        if self._ticking and monotonic() >= self._next_tick:
-            self._next_tick = monotonic() + TICK
+        if self._ticking:
+            self._tick()
+
+    def _tick(self) -> None:
+        now = monotonic()
+        if not self._next_tick:
+            self._next_tick = now + TICK
+        elif now >= self._next_tick:
             for ticker in list(self._ticking):
                 guarded(self._tick_one, ticker)
+            self._next_tick = now + TICK if self._ticking else 0.0
 
     def _tick_one(self, ticker: "Ticker") -> None:
-        del self._ticking[ticker]  # first: what it forgets to look at asks again
+        del self._ticking[ticker]  # first: what comes meanwhile asks again
         if ticker.tick():
             self._ticking[ticker] = None
 

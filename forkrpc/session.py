@@ -10,9 +10,11 @@ serialised many at once; all others are serialised when they are made.
 """
 
 from _pickle import dumps as pickle_dumps
+from _queue import SimpleQueue
 from collections import deque
 from functools import partial
 from itertools import islice
+from types import BuiltinFunctionType, FunctionType, MethodType
 
 from . import wire
 from .classes import PROTOCOL
@@ -35,6 +37,10 @@ MOST_CALLS = 512  # in one frame; measured: more gain nothing
 MOST_BYTES = 16384  # of bodies that share a frame
 
 
+# What a callback usually is; another callable only takes the longer way.
+_CALLBACKS = frozenset([FunctionType, BuiltinFunctionType, MethodType])
+
+
 class Eager(tuple):  # type: ignore[type-arg]
     """An entry that was serialised when the call was made: (body, keywords, target)."""
 
@@ -51,10 +57,7 @@ class Failure:
 
 
 class Awaiter:
-    """Whoever waits for one call: a thread, or a future.  Settled when it is read.
-
-    settle(outcome): may be called more than once with the same outcome.
-    """
+    """A future of one call."""
 
     def settle(self, outcome: object) -> None:
         raise NotImplementedError
@@ -65,7 +68,11 @@ class Session:
 
     name: the function's, for messages.
     ready: (function, argument) pairs to be called in order, in the callbacks' thread.
-    awaited: (awaiter, outcome) pairs, to be settled by whoever reads, at once.
+    futures: (future, outcome) pairs, to be settled in the reactor's thread.
+
+    sent: id of the last call that was taken.
+
+    A target that is a queue is a thread that waits: its outcome is put there.
     """
 
     def __init__(self, name: str, limit: int) -> None:
@@ -75,13 +82,13 @@ class Session:
         self.unsent: deque[Entry] = deque()
         self.pending: deque[Target] = deque()
         self.ready: deque[tuple[Callable[[Any], object], object]] = deque()
-        self.awaited: deque[tuple[Awaiter, object]] = deque()
+        self.futures: deque[tuple[Awaiter, object]] = deque()
         self.decoder = wire.Decoder(limit)
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
         self.retired = False
         self.setup_failure: str | None = None
-        self._sent = 0  # id of the last call that was taken
+        self.sent = 0
 
     def use(self, codec: Codec) -> None:
         self.codec = codec
@@ -98,7 +105,7 @@ class Session:
     def head(self) -> int:
         """Return the id of the oldest call without an answer, 0 if there is none."""
         pending = len(self.pending)
-        return self._sent - pending + 1 if pending else 0
+        return self.sent - pending + 1 if pending else 0
 
     def take(self, frames: "deque[tuple[bytes, tuple[int, ...]]]") -> None:
         """Move the oldest unsent calls to *frames*, as one frame.
@@ -106,7 +113,7 @@ class Session:
         There is at least one; the caller holds a lock.
         """
         entries = list(islice(self.unsent, MOST_CALLS))
-        first = self._sent + 1
+        first = self.sent + 1
         if type(entries[0]) is Eager:
             taken, data = self._encode_eager(entries, first)
         else:
@@ -129,7 +136,7 @@ class Session:
             partial(frames.append, (data, ())),
             partial(self.pending.extend, targets),
             partial(wire.drop, self.unsent, taken),
-            partial(setattr, self, "_sent", sent),
+            partial(setattr, self, "sent", sent),
         )
 
     def _encode_eager(self, entries: "list[Any]", first: int) -> "tuple[int, bytes]":
@@ -165,7 +172,7 @@ class Session:
                 frames.popleft()
 
     def _settle(self, frame: wire.Frame) -> None:
-        skip = self._sent - len(self.pending) + 1 - frame.first
+        skip = self.sent - len(self.pending) + 1 - frame.first
         count = frame.count - skip  # some may have been read from the page before
         if not skip >= 0 or count > len(self.pending):
             raise ProtocolError(f"{frame!r}, call {self.head()} was to be answered")
@@ -187,35 +194,41 @@ class Session:
 
     def _commit(self, outcomes: "list[Any]", *also: "Callable[[], object]") -> None:
         """Hand the oldest calls their outcomes."""
-        count = len(outcomes)
-        targets = list(islice(self.pending, count))
+        pending, count = self.pending, len(outcomes)
+        if count == 1 and type(pending[0]) is SimpleQueue:
+            put = partial(pending[0].put, outcomes[0])
+            wire.at_once(put, pending.popleft, *also)
+            return
+        targets = list(islice(pending, count))
         ready: Any = zip(targets, outcomes, strict=True)
-        awaited: list[tuple[Awaiter, object]] = []
-        if Failure in map(type, outcomes) or any(
-            issubclass(kind, Awaiter) for kind in set(map(type, targets))
+        puts: list[Any] = []
+        if Failure in map(type, outcomes) or not _CALLBACKS.issuperset(
+            map(type, targets)
         ):
-            ready, awaited = self._sorted(targets, outcomes)
+            ready, puts = self._sorted(targets, outcomes)
         wire.at_once(
+            *puts,
             partial(self.ready.extend, ready),
-            partial(self.awaited.extend, awaited),
-            partial(wire.drop, self.pending, count),
+            partial(wire.drop, pending, count),
             *also,
         )
 
     def _sorted(
         self, targets: "list[Any]", outcomes: "list[Any]"
-    ) -> "tuple[list[tuple[Any, object]], list[tuple[Awaiter, object]]]":
-        """Return (callbacks to run, awaiters to settle), with their arguments."""
+    ) -> "tuple[list[tuple[Any, object]], list[Any]]":
+        """Return (callbacks to run, steps that settle the others)."""
         ready: list[tuple[Any, object]] = []
-        awaited: list[tuple[Awaiter, object]] = []
+        puts: list[Any] = []
         for target, outcome in zip(targets, outcomes, strict=True):
-            if isinstance(target, Awaiter):
-                awaited.append((target, outcome))
+            if isinstance(target, SimpleQueue):
+                puts.append(partial(target.put, outcome))
+            elif isinstance(target, Awaiter):
+                puts.append(partial(self.futures.append, (target, outcome)))
             elif isinstance(outcome, Failure):
                 ready.append((self.on_error, outcome.error))
             else:
                 ready.append((target, outcome))
-        return ready, awaited
+        return ready, puts
 
     def _outcomes(self, frame: wire.Frame) -> "list[Any]":
         """Return the results, or Failures, of a frame."""
@@ -302,21 +315,19 @@ class Session:
         """
         failed = 0
         for queue in (self.pending, self.unsent):
-            call_id = self.head() or self._sent + 1
+            call_id = self.head() or self.sent + 1
             while queue:
                 target = queue[0][-1] if queue is self.unsent else queue[0]
-                if target is None:  # a definition
-                    queue.popleft()
-                    continue
-                failed += 1
-                if isinstance(target, Awaiter):
+                if isinstance(target, (SimpleQueue, Awaiter)):
                     error = death.error_of(call_id)
                     error.call = self.text_of(call_id)
-                    pair = target, Failure(error)
-                    wire.at_once(partial(self.awaited.append, pair), queue.popleft)
+                    _, puts = self._sorted([target], [Failure(error)])
+                    wire.at_once(*puts, queue.popleft)
                 else:
                     queue.popleft()
-                call_id += 1
+                if target is not None:  # no definition
+                    failed += 1
+                    call_id += 1
         return failed
 
 

@@ -265,21 +265,26 @@ def hook(path):
     import threading
     import weakref
 
-    atexit.register(append, path, "atexit")
-    weakref.finalize(kept, append, path, "finalize")
-    main = threading.main_thread()
-
     def outlast():
-        wait_for_leaving()
+        gate(f"{path}.gate")
         append(path, "thread")
 
-    def wait_for_leaving():
-        while not any(each.name == "forkrpc leave" for each in threading.enumerate()):
-            if not main.is_alive():
-                return
-
+    atexit.register(append, path, "atexit")
+    weakref.finalize(kept, append, path, "finalize")
     threading.Thread(target=outlast).start()
     kept.files = open(f"{path}.text", "w"), open(f"{path}.bytes", "wb")  # noqa: SIM115
     kept.files[0].write("text")
     kept.files[1].write(b"bytes")
-    print("printed", end="")
+    sys.stdout.write("printed")
+
+
+def do_nothing():
+    return os.getpid()
+
+
+def spawned_exit(_sock):
+    sys.exit(7)
+
+
+def spawned_return(sock):
+    sock.sendall(b"hello")

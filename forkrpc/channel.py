@@ -114,8 +114,11 @@ class Channel:
         self._followers[queue] = None
         try:
             while True:
-                me = sys._getframe()
-                if not self.over and self._lead.setdefault("who", me) is me:
+                # The frame in no variable of its own: a cycle would keep its callers'.
+                if (
+                    not self.over
+                    and self._lead.setdefault("who", sys._getframe()) is sys._getframe()
+                ):
                     self._led = True
                     try:
                         self._read_until(queue)

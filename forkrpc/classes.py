@@ -18,11 +18,13 @@ from _pickle import dumps, loads
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     Group = tuple[bytes, int]  # origin, number
     Key = tuple[bytes, int, int]  # origin, number of the group, index in it
 
 PROTOCOL = 5
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 _lock = _thread.RLock()  # held while groups are made, sent and loaded
 _keys: "dict[type, Key]" = {}
@@ -143,6 +145,29 @@ def importable(thing: object) -> bool:
     return found is thing
 
 
+def is_heap(kind: type) -> bool:
+    """Return whether a class was made by a class statement, or like it.
+
+    Some builtin types, such as that of code objects, are not found under their name.
+    """
+    return bool(kind.__flags__ & _HEAP_TYPE)
+
+
+def with_slots(kind: type, reduced: "Any") -> "Any":
+    """Return cloudpickle's reduction of *kind*, changed to keep its `__slots__`.
+
+    It makes the class without them, and the values would live in `__dict__`.
+    """
+    slots = kind.__dict__.get("__slots__")
+    if not slots or not isinstance(reduced, tuple) or len(reduced) < 3:
+        return reduced
+    make, (meta, name, bases, namespace, *others), state, *rest = reduced
+    named = {"__slots__": slots}
+    attributes = {key: value for key, value in state[0].items() if key != "__slots__"}
+    arguments = meta, name, bases, {**namespace, **named}, *others
+    return make, arguments, (attributes, *state[1:]), *rest
+
+
 def _make_group(root: type) -> "Key":
     """Give *root*, and the classes it cannot be without, keys and a body."""
     members = [root]
@@ -208,13 +233,13 @@ def _make_pickler_class() -> "type[_Pickler]":
             return self._file.getvalue()
 
         def reducer_override(self, thing: object) -> object:
-            if not isinstance(thing, type) or importable(thing):
+            if not isinstance(thing, type) or importable(thing) or not is_heap(thing):
                 return super().reducer_override(thing)
             key = _keys.get(thing)
             if key is None and self.members:
                 if thing not in self.members and thing not in self.strangers:
                     self.strangers.append(thing)
-                return super().reducer_override(thing)
+                return with_slots(thing, super().reducer_override(thing))
             if key is None:
                 key = _make_group(thing)
             self.groups.add(key[:2])

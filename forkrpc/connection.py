@@ -6,11 +6,11 @@ process; this tells the user.
 
 import signal
 import sys
-import threading
 from _queue import SimpleQueue
 
 from .channel import Channel
 from .errors import ClosedError, SerialiserError
+from .gate import Gate
 from .reactor import report
 from .serialisers import keepable
 from .session import MOST_CALLS, Eager, Failure
@@ -50,7 +50,7 @@ class Connection:
         self.session = session
         self.life = life
         self.closed: str | None = None
-        self.ended = threading.Event()
+        self.ended = Gate()
         self._channel = Channel(program.reactor, sock, session)
         self._options = options
         self._ticking = False
@@ -234,7 +234,7 @@ class Connection:
         self._options["on_destroy"]()
 
     def _last(self, _: object) -> None:
-        self.ended.set()
+        self.ended.open()
 
     # Asking for the end, in any thread.
 
@@ -260,11 +260,11 @@ class Connection:
 
     def drain(self, timeout: "float | None") -> bool:
         """Wait until the callbacks of all that was received so far have run."""
-        done = threading.Event()
+        done = Gate()
 
         def mark() -> None:
             self._channel.read()
-            self.session.ready.append((lambda _: done.set(), None))
+            self.session.ready.append((lambda _: done.open(), None))
             self._deliver()
 
         self.program.reactor.soon(mark)

@@ -5,17 +5,17 @@ stored by the same call into C, so an interrupt cannot make it write anything tw
 """
 
 import _socket
+import os
 import sys
 from collections import deque
+from functools import partial
 
 from .wire import at_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Sequence
-
-    Send = Callable[[bytes | memoryview], int]
+    from collections.abc import Sequence
 
 _ORDER = sys.byteorder
 _CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
@@ -33,6 +33,7 @@ class Outbox:
     def __init__(self, sock: "socket", flags: int = 0) -> None:
         self.frames: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._taken: deque[int] = deque()  # bytes of frames[0] the socket has taken
+        self._spent: deque[int] = deque()  # descriptors that were sent
         self._sock = sock
         self._flags = flags | getattr(_socket, "MSG_NOSIGNAL", 0)
 
@@ -49,32 +50,44 @@ class Outbox:
             data, handles = frames[0]
             done = sum(taken)
             if done < len(data):
-                send = self._sender(handles if not done else ())
-                view = memoryview(data)[done:] if done else data
                 try:
-                    taken.extend(map(send, (view,)))
+                    self._send(memoryview(data)[done:] if done else data, handles)
                 except BlockingIOError:
                     return False
-                continue
-            at_once(frames.popleft, taken.clear)
-            close_all(handles)
+            elif handles:
+                at_once(
+                    frames.popleft, taken.clear, partial(self._spent.extend, handles)
+                )
+                self._close_spent()
+            else:
+                at_once(frames.popleft, taken.clear)
         return True
 
-    def _sender(
-        self, handles: "tuple[int, ...]"
-    ) -> "Callable[[bytes | memoryview], int]":
-        flags = self._flags
-        if not handles:
-            return lambda view: self._sock.send(view, flags)
-        rights = b"".join(fd.to_bytes(_INT, _ORDER) for fd in handles)
-        extra = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)]
-        return lambda view: self._sock.sendmsg([view], extra, flags)
+    def _send(self, view: "bytes | memoryview", handles: "tuple[int, ...]") -> None:
+        """Write once; the count is stored by the call into C that writes."""
+        sock, flags = self._sock, self._flags
+        if handles and not self._taken:
+            rights = b"".join(fd.to_bytes(_INT, _ORDER) for fd in handles)
+            extra = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)]
+            self._taken.extend(map(sock.sendmsg, ([view],), (extra,), (flags,)))
+        else:
+            self._taken.extend(map(sock.send, (view,), (flags,)))
 
     def clear(self) -> None:
         """Forget what was not written, and close its descriptors."""
         while self.frames:
-            close_all(self.frames.popleft()[1])
-        self._taken.clear()
+            handles = self.frames[0][1]
+            at_once(
+                partial(self._spent.extend, handles),
+                self.frames.popleft,
+                self._taken.clear,
+            )
+        self._close_spent()
+
+    def _close_spent(self) -> None:
+        spent = self._spent
+        while spent:
+            at_once(partial(os.close, spent[0]), spent.popleft)
 
 
 class HandleReader:
@@ -115,7 +128,6 @@ def above_stdio(fd: int) -> int:
     if fd > 2:
         return fd
     import fcntl
-    import os
 
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -151,7 +163,5 @@ def _lifted(sock: "socket") -> "socket":
 
 
 def close_all(handles: "Sequence[int]") -> None:
-    from os import close
-
     for fd in handles:
-        close(fd)
+        os.close(fd)

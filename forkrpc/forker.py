@@ -8,7 +8,7 @@ from _pickle import dumps
 
 from . import classes, wire
 from .errors import ClosedError, SetupError
-from .fds import MOST_HANDLES, above_stdio, duplicate
+from .fds import MOST_HANDLES, above_stdio, close_all, duplicate
 from .link import Link
 from .options import run_options
 from .program import current
@@ -156,9 +156,14 @@ class Forker:
         """
         self._check("send_fh")
         kinds = [kind_of(file) for file in files]
-        handles = []
-        for file in files:
-            handles.append(duplicate(file if isinstance(file, int) else file.fileno()))
+        handles: list[int] = []
+        try:
+            for file in files:
+                fd = file if isinstance(file, int) else file.fileno()
+                handles.append(duplicate(fd))
+        except BaseException:
+            close_all(handles)
+            raise
         for at in range(0, len(files), MOST_HANDLES):
             part = slice(at, at + MOST_HANDLES)
             self._command("send_fh", wire.HANDLES, dumps(kinds[part]), handles[part])

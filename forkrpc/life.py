@@ -7,10 +7,10 @@ the first sign the others are waited for, a little.
 
 import os
 import signal
-import threading
 from time import monotonic_ns
 
 from .death import Death
+from .gate import Gate
 from .progress import BEGUN, HELD, SINCE
 from .reactor import READ
 from .system import exit_status, kill_group
@@ -40,7 +40,7 @@ class Life:
     def __init__(self, program: "Program", page: "Page", name: str) -> None:
         self.pid: int | None = None
         self.returncode: int | None = None
-        self.known = threading.Event()
+        self.known = Gate()
         self.over = False
         self.read_rest: Callable[[], bool]
         self.on_end: Callable[[], None]
@@ -61,7 +61,7 @@ class Life:
 
     def started(self, pid: int, pidfd: "int | None") -> None:
         self.pid, self._pidfd = pid, pidfd
-        self.known.set()
+        self.known.open()
         if pidfd is not None:
             self._program.reactor.watch(pidfd, READ, self._died)
         if self._kill_with is not None:
@@ -140,7 +140,7 @@ class Life:
             os.close(self._pidfd)
             self._pidfd = None
         self.on_end()
-        self.known.set()
+        self.known.open()
 
     def held(self) -> "tuple[int, int]":
         """Return the ids of the first call whose result is held, and the one begun."""

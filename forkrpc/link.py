@@ -7,13 +7,13 @@ reactor sends later.
 import _socket
 import _thread
 import os
-import threading
 from _pickle import dumps, loads
 from itertools import count
 
 from . import classes, wire
 from .errors import ProtocolError
 from .fds import HandleReader, Outbox, socket_pair
+from .gate import Gate
 from .reactor import READ, WRITE
 from .serialisers import explained
 
@@ -58,7 +58,7 @@ class Link:
         self._control = control
         self._pid = pid
         self._own_child = pid is not None
-        self._known = threading.Event()
+        self._known = Gate()
         self._why: str | None = None
         self._reader = HandleReader(control)
         self._decoder = wire.Decoder(greeted=greeted)
@@ -71,7 +71,7 @@ class Link:
         self._children: dict[int, Child] = {}
         self._waiting: dict[int, Callable[[str | None], None]] = {}
         if pid is not None:
-            self._known.set()
+            self._known.open()
         program.ends[self] = None
         program.reactor.start()
         program.reactor.watch(control.fileno(), READ, self._ready)
@@ -106,7 +106,7 @@ class Link:
 
     def pid(self) -> "int | None":
         """Wait until the process exists; return its id, None if it never will."""
-        if not self._known.is_set():
+        if not self._known.is_open():
             self.program.check_may_wait("pid")
             self._known.wait()
         return self._pid
@@ -188,12 +188,12 @@ class Link:
         Raise TimeoutError.
         """
         self.program.check_may_wait("ready()")
-        answered = threading.Event()
+        answered = Gate()
         answer: list[str | None] = []
 
         def done(text: "str | None") -> None:
             answer.append(text)
-            answered.set()
+            answered.open()
 
         self.ping(done)
         if not answered.wait(timeout):
@@ -238,7 +238,9 @@ class Link:
             child.started(pid, handles[0] if handles else None)
         elif frame.kind == wire.EXITED:
             pid, status = loads(frame.body)
-            self._children.pop(pid).exited(status)
+            child = self._children.pop(pid, None)  # type: ignore[arg-type]
+            if child is not None:  # else another program's, who let this one go
+                child.exited(status)
         elif frame.kind == wire.PONG:
             self._waiting.pop(token)(None)
         elif frame.kind == wire.REFUSED:
@@ -258,7 +260,7 @@ class Link:
         self.program.ends.pop(self, None)
         if self._own_child and self._pid is not None:
             self._reap(self._pid)
-        self._known.set()
+        self._known.open()
         self._lose()
 
     def _reap(self, pid: int) -> None:
@@ -281,7 +283,7 @@ class Link:
 
     def started(self, pid: int, _pidfd: "int | None") -> None:
         self._pid = pid
-        self._known.set()
+        self._known.open()
 
     def refused(self, text: str) -> None:
         self._why = text  # its end of file follows
@@ -306,6 +308,7 @@ class Link:
     def abandon(self) -> None:
         """Close the descriptors, in a forked copy of the program."""
         self.ended = self.closed = True
+        self._why = "this process was forked from the one that owns it"
         fd = self._control.detach()
         if fd >= 0:
             os.close(fd)

@@ -79,6 +79,8 @@ def pack(error: BaseException, dump: "Callable[[object], bytes] | None") -> "Pac
     name, message, text = type_name(error), message_of(error), text_of(error)
     if dump is None:
         args = error.args if name in PLAIN else ()
+        if isinstance(error, OSError) and error.filename is not None:
+            args = (*args[:2], error.filename, None, error.filename2)
         return name, message, text, _plain(args)
     for chain in (_chain(error), [(error, "")]):
         try:
@@ -111,11 +113,16 @@ def _chain(error: BaseException) -> "list[Link]":
     return chain
 
 
-def unpack(packed: "Packed", load: "Callable[[Any], object] | None") -> Exception:
+def unpack(
+    packed: "Packed",
+    load: "Callable[[Any], object] | None",
+    interrupts: "Callable[[BaseException], bool]" = lambda _: False,
+) -> Exception:
     """Return the exception of *packed*, or a RemoteError in its place.
 
     One that would end the caller's thread (KeyboardInterrupt and its like) becomes a
-    RemoteError as well.  Runs in the parent.
+    RemoteError as well.  What *interrupts* is raised: it came from outside.  Runs in
+    the parent.
     """
     name, message, text, body = packed
     substitute = RemoteError(name, message, text)
@@ -124,6 +131,8 @@ def unpack(packed: "Packed", load: "Callable[[Any], object] | None") -> Exceptio
     try:
         rebuilt = _rebuilt_plain(name, body) if load is None else _rebuilt(load(body))
     except BaseException as problem:  # runs the user's code: it may raise anything
+        if interrupts(problem):
+            raise
         substitute.__cause__ = problem if isinstance(problem, Exception) else None
         return substitute
     if not isinstance(rebuilt, Exception):

@@ -2,9 +2,9 @@
 
 import os
 import socket
-import threading
 from signal import SIGKILL
 
+from .gate import Gate
 from .reactor import READ
 from .system import exit_status, kill_group
 
@@ -32,8 +32,8 @@ class Process:
         self._pidfd: int | None = None
         self._refused: str | None = None
         self._kill_with: int | None = None
-        self._known = threading.Event()
-        self._ended = threading.Event()
+        self._known = Gate()
+        self._ended = Gate()
         self._inert = False
         program.ends[self] = None
 
@@ -62,7 +62,7 @@ class Process:
 
     def kill(self, signal: int = SIGKILL) -> None:
         """Send *signal* to the process and to what it started in its group."""
-        if self._inert or self._ended.is_set():
+        if self._inert or self._ended.is_open():
             return
         if self._pid is None:
             self._kill_with = signal
@@ -70,11 +70,11 @@ class Process:
             kill_group(self._pid, self._pidfd, signal)
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended.is_set() else "runs"
+        state = "ended" if self._ended.is_open() else "runs"
         return f"<Process {self._name}, pid {self._pid}, {state}, {self.returncode}>"
 
-    def _await(self, event: threading.Event, timeout: "float | None") -> bool:
-        if not event.is_set():
+    def _await(self, event: Gate, timeout: "float | None") -> bool:
+        if not event.is_open():
             self._program.check_may_wait("waiting for a process")
         return event.wait(timeout)
 
@@ -82,7 +82,7 @@ class Process:
 
     def started(self, pid: int, pidfd: "int | None") -> None:
         self._pid, self._pidfd = pid, pidfd
-        self._known.set()
+        self._known.open()
         if pidfd is not None:
             self._program.reactor.watch(pidfd, READ, self._died)
         if self._kill_with is not None:
@@ -106,7 +106,7 @@ class Process:
             self._program.reactor.later(STATUS_WAIT, lambda: self._finish(None))
 
     def _finish(self, status: "int | None") -> None:
-        if self._ended.is_set():
+        if self._ended.is_open():
             return
         if status is not None:
             self.returncode = os.waitstatus_to_exitcode(status)
@@ -115,8 +115,8 @@ class Process:
             os.close(self._pidfd)
             self._pidfd = None
         self._program.ends.pop(self, None)
-        self._known.set()
-        self._ended.set()
+        self._known.open()
+        self._ended.open()
 
     # The end of the program: the lifeline ends the process, unless it may outlive it.
 

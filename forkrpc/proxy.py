@@ -1,41 +1,16 @@
 """Proxy: what the user calls.  A thin handle; dropping it closes the connection."""
 
-from concurrent.futures import Future
 from signal import SIGKILL
 
 from .connection import Connection
-from .session import Awaiter, Failure
+from .future import CallFuture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from types import TracebackType
     from typing import Any
-
-
-class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
-    """The future of one call."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-        self.set_running_or_notify_cancel()
-
-    def settle(self, outcome: object) -> None:
-        if isinstance(outcome, Failure):
-            self.set_exception(outcome.error)
-        else:
-            self.set_result(outcome)
-
-    def result(self, timeout: "float | None" = None) -> "Any":
-        if not self.done():
-            self._connection.program.check_may_wait("Future.result()")
-        return super().result(timeout)
-
-    def exception(self, timeout: "float | None" = None) -> "BaseException | None":
-        if not self.done():
-            self._connection.program.check_may_wait("Future.exception()")
-        return super().exception(timeout)
 
 
 class Proxy:
@@ -67,7 +42,7 @@ class Proxy:
 
         Once the worker has ended the future has failed already.
         """
-        future = CallFuture(self._connection)
+        future = CallFuture(self._connection.program)
         error = self._connection.death_error()
         if error is not None:
             future.set_exception(error)
@@ -117,7 +92,7 @@ class Proxy:
     def pid(self) -> "int | None":
         """The worker's process id; waits until it exists, None if it never will."""
         connection = self._connection
-        if not connection.life.known.is_set():
+        if not connection.life.known.is_open():
             connection.program.check_may_wait("pid")
             connection.life.known.wait()
         return connection.life.pid
@@ -152,9 +127,9 @@ class Proxy:
     def __repr__(self) -> str:
         connection = self._connection
         name = connection.session.name
-        if not connection.life.known.is_set():
+        if not connection.life.known.is_open():
             state = "starting"
-        elif connection.ended.is_set():
+        elif connection.ended.is_open():
             state = f"ended, returncode {connection.life.returncode}"
         elif connection.closed is not None:
             state = "closing"

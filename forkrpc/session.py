@@ -19,6 +19,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from . import wire
 from .classes import PROTOCOL
 from .errors import ProtocolError, SerialiserError
+from .gate import is_interrupt
 from .outcome import unpack
 from .serialisers import Codec, PickleCodec
 
@@ -135,7 +136,7 @@ class Session:
         wire.at_once(
             partial(frames.append, (data, ())),
             partial(self.pending.extend, targets),
-            partial(wire.drop, self.unsent, taken),
+            wire.dropping(self.unsent, taken),
             partial(setattr, self, "sent", sent),
         )
 
@@ -209,7 +210,7 @@ class Session:
         wire.at_once(
             *puts,
             partial(self.ready.extend, ready),
-            partial(wire.drop, pending, count),
+            wire.dropping(pending, count),
             *also,
         )
 
@@ -253,6 +254,8 @@ class Session:
         try:
             (value,) = self.codec.load(body)
         except BaseException as error:  # runs the user's code, which may raise anything
+            if is_interrupt(error):
+                raise  # the frame stays, for whoever reads next
             return Failure(self._unloadable("the result", call_id, error))
         return value
 
@@ -260,7 +263,9 @@ class Session:
         if self.codec.trusted:
             from _pickle import loads
 
-            return unpack(loads(body), lambda blob: self.codec.load(blob)[0])
+            return unpack(
+                loads(body), lambda blob: self.codec.load(blob)[0], is_interrupt
+            )
         from .serialisers import PAIRS
 
         (packed,) = PAIRS["data"]()[1](body)

@@ -143,9 +143,9 @@ def at_once(*steps: "Callable[[], object]") -> None:
     deque(map(_call, steps), 0)
 
 
-def drop(queue: "deque[Any]", count: int) -> None:
-    """Remove *count* items from the left.  For `at_once`: one call into C."""
-    deque(map(deque.popleft, repeat(queue, count)), 0)
+def dropping(queue: "deque[Any]", count: int) -> "Callable[[], object]":
+    """Return a step for `at_once` that removes *count* items from the left."""
+    return partial(deque, map(deque.popleft, repeat(queue, count)), 0)
 
 
 class Decoder:

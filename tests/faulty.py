@@ -5,6 +5,7 @@ loaded, in whichever process that happens.
 """
 
 import ctypes
+import opcode
 import os
 import signal
 import sys
@@ -288,3 +289,54 @@ def spawned_exit(_sock):
 
 def spawned_return(sock):
     sock.sendall(b"hello")
+
+
+# A signal's handler that raises.
+
+
+class Interrupt(Exception):
+    """What a signal's handler might raise."""
+
+
+class interrupt_at:  # noqa: N801
+    """Raise Interrupt once, at the point of that number in *module*.
+
+    A point is where CPython runs signal handlers in the main thread: behind a call of a
+    C function, at the start of a Python function, behind a jump back.
+    raised: whether it was.
+    """
+
+    def __init__(self, point, module):
+        self.raised = False
+        self._left = point
+        self._file = module.__file__
+        self._last = {}
+
+    def __enter__(self):
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self._before)
+
+    def _trace(self, frame, event, _argument):
+        if frame.f_code.co_filename != self._file:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            now = opcode.opname[frame.f_code.co_code[frame.f_lasti]]
+            before = self._last.get(frame, "RESUME")
+            self._last[frame] = now
+            if not self.raised and _handlers_run(before, now):
+                self._left -= 1
+                self.raised = self._left < 0
+                if self.raised:
+                    raise Interrupt
+        return self._trace
+
+
+def _handlers_run(before, now):
+    if now in ("SETUP_FINALLY", "SETUP_WITH", "RESUME", "PRECALL"):
+        return False
+    return before.startswith(("CALL", "RESUME", "JUMP_ABSOLUTE")) or "BACK" in before

@@ -62,27 +62,33 @@ STORM = """
     def callback(number, result):
         answers.append((number, result))
 
+    def storm():
+        global completed
+        for number in range(COUNT):
+            value = extra(number)
+            kwargs = {"extra": value} if number % 5 == 0 else {}
+            args = (number,) if kwargs else (number, value)
+            try:
+                if number % 3 == 0:
+                    result = proxy.call(*args, **kwargs)
+                    completed += 1
+                    if result != (number, 2 * number):
+                        wrong.append((number, result))
+                elif number % 3 == 1:
+                    future = proxy.submit(*args, **kwargs)
+                    futures[number] = future
+                else:
+                    proxy(*args, functools.partial(callback, number), **kwargs)
+                    registered.add(number)
+            except KeyboardInterrupt:
+                doubtful.add(number)
+
     signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-    for number in range(COUNT):
-        value = extra(number)
-        kwargs = {"extra": value} if number % 5 == 0 else {}
-        args = (number,) if kwargs else (number, value)
-        try:
-            if number % 3 == 0:
-                result = proxy.call(*args, **kwargs)
-                completed += 1
-                if result != (number, 2 * number):
-                    wrong.append((number, result))
-            elif number % 3 == 1:
-                future = proxy.submit(*args, **kwargs)
-                futures[number] = future
-            else:
-                proxy(*args, functools.partial(callback, number), **kwargs)
-                registered.add(number)
-        except KeyboardInterrupt:
-            doubtful.add(number)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        storm()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     assert not wrong, wrong[:5]
     assert proxy.call(-2) == (-2, -4), "the proxy answers wrong"
@@ -118,7 +124,7 @@ def test_a_storm_of_interrupts_loses_nothing(count, limit):
     assert all(kind > 0 for kind in kinds)
 
 
-# Interrupts before each bytecode in turn, each test in a program of its own: a reader
+# An interrupt at each point in turn, each test in a program of its own: a reader
 # that is lost by one would take the others with it.
 
 STEPS = """
@@ -127,7 +133,7 @@ STEPS = """
 
     VERB, LIMIT = sys.argv[1], float(sys.argv[3])
     sys.path.insert(0, sys.argv[4])
-    from interrupts import Interrupt, interrupt_before
+    from faulty import Interrupt, interrupt_at
 
     HOLDS = ("result", "exception", "done", "cancel", "add_done_callback")
     FUNCTION = '''
@@ -156,14 +162,14 @@ STEPS = """
             return lambda: getattr(proxy, VERB)(0.001)
         return getattr(proxy, VERB)
 
-    def attempt(bytecode):
+    def attempt(point):
         proxy = template.run("run", on_error=errors.append)
         assert proxy.call("neg", 1) == -1
         verb = make(proxy)
         before = None if VERB in HOLDS else proxy.submit("neg", 10)
-        outcome, returned, raised = None, False, []
+        outcome, returned, interrupt = None, False, interrupt_at(point, module)
         try:
-            with interrupt_before(bytecode, module) as raised:
+            with interrupt:
                 outcome = verb()
                 returned = True
         except (Interrupt, concurrent.futures.TimeoutError, TimeoutError):
@@ -174,7 +180,7 @@ STEPS = """
         proxy.close()
         assert proxy.join(LIMIT), "the worker never ended"
         assert proxy.pending == 0
-        return raised
+        return interrupt.raised
 
     def check(proxy, before, outcome, returned):
         if VERB in ("close", "kill"):
@@ -202,12 +208,12 @@ STEPS = """
     fifo = os.path.abspath("fifo")
     os.mkfifo(fifo)
     template = forkrpc.Forker().eval(FUNCTION, fifo).ready()
-    bytecode, raised = 0, [True]
+    point, raised = 0, True
     while raised:
         faulthandler.dump_traceback_later(2 * LIMIT, exit=True)
-        print(bytecode, end=" ", flush=True)
-        raised = attempt(bytecode)
-        bytecode += 1
+        print(point, end=" ", flush=True)
+        raised = attempt(point)
+        point += 1
     faulthandler.cancel_dump_traceback_later()
 """
 
@@ -228,14 +234,14 @@ STEPPED = (
 
 
 @pytest.mark.parametrize(("verb", "module"), STEPPED)
-def test_an_interrupt_before_any_bytecode_loses_nothing(verb, module):
+def test_an_interrupt_at_any_point_loses_nothing(verb, module):
     if (CHECKOUT / "forkrpc" / f"{module}.py").exists():
         module = f"forkrpc.{module}"
 
     done = run_program(STEPS, verb, module, 4, CHECKOUT / "tests", timeout=50)
 
     last = (done.stdout.split() or ["0"])[-1]
-    assert done.returncode == 0, f"before bytecode {last}: {done.stderr[-3000:]}"
+    assert done.returncode == 0, f"at point {last}: {done.stderr[-3000:]}"
 
 
 def test_an_interrupted_call_drops_its_result_and_no_other():

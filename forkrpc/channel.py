@@ -21,6 +21,7 @@ from . import wire
 from .errors import ProtocolError
 from .fds import Outbox
 from .reactor import READ, WRITE
+from .spin import Spin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Channel:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._events = READ
+        self._wrote_all = True
+        self._spin = Spin()
         self._led = False  # a thread has led since the last tick
         self._closing = self._said_close = False
 
@@ -81,11 +84,13 @@ class Channel:
             except OSError:  # the worker is gone; its end of file is still to be read
                 self._outbox.clear()
                 done = True
-            self._want(WRITE, wanted=not done)
+            if done is not self._wrote_all:
+                self._wrote_all = done
+                self._want(WRITE, wanted=not done)
 
     def _write(self) -> bool:
         outbox, session = self._outbox, self._session
-        done = outbox.flush()
+        done = not outbox.frames or outbox.flush()
         while done and session.unsent:
             session.take(outbox.frames)
             done = outbox.flush()
@@ -137,10 +142,11 @@ class Channel:
         """Read until something is in *queue*.  The caller leads."""
         session = self._session
         while queue.empty() and not self.over:
-            if not self._receive():
+            if not self._spin.until(self._receive):
                 pause = MILLISECONDS if len(session.pending) > 1 else None
                 if not self._poll.poll(pause):
                     self._owner.look_at_page()
+                self._spin.woken()
             if session.ready or session.futures:
                 self._reactor.soon(self._owner.on_read)
 

@@ -48,7 +48,7 @@ class Outbox:
         frames, taken = self.frames, self._taken
         while frames:
             data, handles = frames[0]
-            done = sum(taken)
+            done = sum(taken) if taken else 0
             if done < len(data):
                 try:
                     self._send(memoryview(data)[done:] if done else data, handles)
@@ -97,17 +97,17 @@ class HandleReader:
         self._sock = sock
         self.handles: deque[int] = deque()
 
-    def __call__(self, size: int) -> bytes:
+    def __call__(self, size: int, flags: int = 0) -> bytes:
         """Read once, as `recv`.  Raise OSError if descriptors were lost on the way."""
-        data, extra, flags, _ = self._sock.recvmsg(
-            size, _socket.CMSG_SPACE(MOST_HANDLES * _INT), _CLOEXEC
+        data, extra, told, _ = self._sock.recvmsg(
+            size, _socket.CMSG_SPACE(MOST_HANDLES * _INT), _CLOEXEC | flags
         )
         for level, kind, rights in extra:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 for at in range(0, len(rights) - len(rights) % _INT, _INT):
                     fd = int.from_bytes(rights[at : at + _INT], _ORDER)
                     self.handles.append(above_stdio(fd))
-        if flags & _socket.MSG_CTRUNC:
+        if told & _socket.MSG_CTRUNC:
             import errno
 
             raise OSError(

@@ -57,6 +57,8 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
             self._program.reactor.later(RETRY, lambda: self.settle(outcome))
             return
         try:
+            if self.done():
+                return
             if isinstance(outcome, Failure):
                 self.set_exception(outcome.error)
             else:
@@ -72,7 +74,7 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
         """
         error = self._outcome(timeout, "Future.result()")
         if error is None:
-            return self._result  # type: ignore[attr-defined]
+            return self._result
         try:
             raise error
         finally:
@@ -94,4 +96,4 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
                     raise FutureTimeoutError from None
         if self.cancelled():
             raise CancelledError
-        return self._exception  # type: ignore[no-any-return]
+        return self._exception

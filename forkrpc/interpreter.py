@@ -85,6 +85,7 @@ def _flags(*, own: bool) -> "list[str]":
         ("-E", flags.ignore_environment and not flags.isolated),
         ("-I", flags.isolated),
         ("-s", flags.no_user_site and not flags.isolated),
+        ("-" + "b" * flags.bytes_warning, flags.bytes_warning),
         ("-B", flags.dont_write_bytecode),
         ("-" + "O" * flags.optimize, flags.optimize),
     ):

@@ -50,7 +50,9 @@ def run_options(given: "dict[str, Any]") -> "dict[str, Any]":
             raise TypeError(f"{name} must be callable, not {options[name]!r:.100}")
     for name in _SIZES:
         size = options[name]
-        if size is not None and (not isinstance(size, int) or size < 1):
+        if size is None and name.startswith("buflen_"):
+            continue
+        if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be a number of bytes above 0, not {size!r}")
     timeout = options["timeout"]
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
@@ -115,15 +117,29 @@ def _rlimits(given: "Any") -> "list[tuple[int, tuple[int, int]]]":
             number = getattr(resource, f"RLIMIT_{name.removeprefix('RLIMIT_')}", None)
         if not isinstance(number, int):
             raise ValueError(f"rlimits: {name!r} is no limit; write 'AS' or 'CPU'")
-        pair = (limit, limit) if isinstance(limit, int) else tuple(limit)
-        limits.append((int(number), pair))
+        pair = (limit, limit) if isinstance(limit, int) else limit
+        if (
+            not isinstance(pair, (tuple, list))
+            or len(pair) != 2
+            or not all(isinstance(each, int) for each in pair)
+        ):
+            raise ValueError(
+                f"rlimits: {name!r} must be a number or a pair (soft, hard), "
+                f"not {limit!r:.100}"
+            )
+        limits.append((int(number), (pair[0], pair[1])))
     return limits
 
 
 def _affinity(given: "Any") -> "list[int] | None":
     if given is None:
         return None
-    cpus = sorted(given)
+    try:
+        cpus = sorted(map(int, given))
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"affinity must be numbers of processors, not {given!r:.100}"
+        ) from None
     usable = os.sched_getaffinity(0)
     if not cpus or not usable.issuperset(cpus):
         raise ValueError(f"affinity {cpus} must be processors of {sorted(usable)}")

@@ -6,7 +6,7 @@ serialiser that is not a pickle only builtin exceptions are rebuilt.
 
 import builtins
 
-from .errors import RemoteError
+from .errors import RemoteError, SerialiserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ PLAIN = frozenset(
     and not issubclass(kind, UnicodeError)  # takes five arguments
     and name != "ExceptionGroup"
 )
+
+
+OWN = frozenset(["forkrpc.errors.SerialiserError"])  # the library's, the same way
 
 
 class RemoteTraceback(Exception):
@@ -78,7 +81,7 @@ def pack(error: BaseException, dump: "Callable[[object], bytes] | None") -> "Pac
     """
     name, message, text = type_name(error), message_of(error), text_of(error)
     if dump is None:
-        args = error.args if name in PLAIN else ()
+        args = error.args if name in PLAIN | OWN else ()
         if isinstance(error, OSError) and error.filename is not None:
             args = (*args[:2], error.filename, None, error.filename2)
         return name, message, text, _plain(args)
@@ -156,12 +159,21 @@ def _rebuilt(chain: object) -> BaseException:
 
 
 def _rebuilt_plain(name: str, args: object) -> BaseException:
-    if name not in PLAIN or not isinstance(args, (list, tuple)):
-        raise TypeError(f"{name} is not rebuilt from plain data")
-    error: object = getattr(builtins, name)(*args)
+    if not isinstance(args, (list, tuple)):
+        raise TypeError(f"arguments of {name}: {args!r:.100}")
+    error: object = _kind_of(name)(*args)
     if not isinstance(error, BaseException):
         raise TypeError(f"{name} is no exception")
     return error
+
+
+def _kind_of(name: str) -> "Callable[..., object]":
+    if name in OWN:
+        return SerialiserError
+    if name not in PLAIN:
+        raise TypeError(f"{name} is not rebuilt from plain data")
+    kind: Callable[..., object] = getattr(builtins, name)
+    return kind
 
 
 def _attach(error: BaseException, text: str) -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import warnings
+from _thread import get_ident
 from time import monotonic
 
 from .fds import above_stdio
@@ -64,7 +65,7 @@ class Program:
 
     def check_may_wait(self, verb: str) -> None:
         """Raise RuntimeError in the thread that would have to end the waiting."""
-        if self.reactor.here():
+        if get_ident() == self.reactor.ident:
             raise RuntimeError(
                 f"{verb} would wait for ever in the thread that runs callbacks; "
                 "pass a callback, or let another thread wait"

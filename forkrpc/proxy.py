@@ -25,7 +25,7 @@ class Proxy:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def __call__(self, *args: "Any", **kwargs: "Any") -> None:
+    def __call__(self, /, *args: "Any", **kwargs: "Any") -> None:
         """Call the function with *args* but the last, which is the callback or None.
 
         `callback(result)` runs later; a call that fails goes to `on_error` instead.
@@ -37,7 +37,7 @@ class Proxy:
             args = (*args[:-1], _ignored(args))
         self._connection.submit(args, kwargs)
 
-    def submit(self, *args: "Any", **kwargs: "Any") -> "Future[Any]":
+    def submit(self, /, *args: "Any", **kwargs: "Any") -> "Future[Any]":
         """Call the function; return a `concurrent.futures.Future` of its result.
 
         Once the worker has ended the future has failed already.
@@ -50,7 +50,7 @@ class Proxy:
         self._connection.submit((*args, future), kwargs)
         return future
 
-    def call(self, *args: "Any", **kwargs: "Any") -> "Any":
+    def call(self, /, *args: "Any", **kwargs: "Any") -> "Any":
         """Call the function and wait for its result; return it, or raise.
 
         Raise RuntimeError at once in the thread that runs callbacks: the answer could

@@ -49,7 +49,7 @@ class Reactor:
     """Watches descriptors and the clock in a thread of its own, started on first use.
 
     Handlers and timers run in that thread.  `soon`, `later` and the watch functions may
-    be called in any thread.
+    be called in any thread.  ident: of its thread, None before it was started.
     """
 
     def __init__(self) -> None:
@@ -62,22 +62,18 @@ class Reactor:
         self._numbers = count()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(self._wake_read, READ)
-        self._ident: int | None = None
+        self.ident: int | None = None
         self._starting = _thread.allocate_lock()
-
-    def here(self) -> bool:
-        """Return whether this is the reactor's thread."""
-        return _thread.get_ident() == self._ident
 
     def start(self) -> None:
         """Start the thread, once.  Raise RuntimeError if the system refuses."""
-        if self._ident is not None:
+        if self.ident is not None:
             return
         with self._starting:
-            if self._ident is None:
+            if self.ident is None:
                 thread = threading.Thread(target=self._run, name="forkrpc", daemon=True)
                 thread.start()
-                self._ident = thread.ident
+                self.ident = thread.ident
 
     def watch(self, fd: int, events: int, handler: "Handler") -> None:
         """Call *handler* with the events when *fd* is ready; 0: only its hang-up."""
@@ -101,7 +97,7 @@ class Reactor:
         """Call *function* in *delay* seconds, in the reactor's thread."""
         timer = Timer(function)
         entry = (monotonic() + delay, next(self._numbers), timer)
-        if self.here():
+        if _thread.get_ident() == self.ident:
             heappush(self._timers, entry)
         else:
             self.soon(lambda: heappush(self._timers, entry))
@@ -125,7 +121,7 @@ class Reactor:
         os.close(self._wake_write)
 
     def _run(self) -> None:
-        self._ident = _thread.get_ident()
+        self.ident = _thread.get_ident()
         while True:
             try:
                 self._turn()

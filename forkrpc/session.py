@@ -113,8 +113,11 @@ class Session:
 
         There is at least one; the caller holds a lock.
         """
-        entries = list(islice(self.unsent, MOST_CALLS))
         first = self.sent + 1
+        if len(self.unsent) == 1 and type(self.unsent[0]) is not Eager:
+            self._take_one(frames, self.unsent[0], first)
+            return
+        entries = list(islice(self.unsent, MOST_CALLS))
         if type(entries[0]) is Eager:
             taken, data = self._encode_eager(entries, first)
         else:
@@ -138,6 +141,17 @@ class Session:
             partial(self.pending.extend, targets),
             wire.dropping(self.unsent, taken),
             partial(setattr, self, "sent", sent),
+        )
+
+    def _take_one(self, frames: "Any", entry: "Entry", first: int) -> None:
+        """As `take`, for the one call that there is."""
+        body = pickle_dumps([entry[:-1]], PROTOCOL)
+        data = wire.encode(wire.CALL, body, flags=wire.PACKED, first=first)
+        wire.at_once(
+            partial(frames.append, (data, ())),
+            partial(self.pending.append, entry[-1]),
+            self.unsent.popleft,
+            partial(setattr, self, "sent", first),
         )
 
     def _encode_eager(self, entries: "list[Any]", first: int) -> "tuple[int, bytes]":
@@ -180,6 +194,11 @@ class Session:
         if count <= 0:
             self.decoder.frames.popleft()
             return
+        if frame.flags and count == 1 and type(self.pending[0]) is SimpleQueue:
+            (value,) = self.codec.load(frame.body)[-1:]
+            put = partial(self.pending[0].put, value)
+            wire.at_once(put, self.pending.popleft, self.decoder.frames.popleft)
+            return
         outcomes = self._outcomes(frame)
         if len(outcomes) != frame.count:
             raise ProtocolError(f"{len(outcomes)} results in {frame!r}")
@@ -196,10 +215,6 @@ class Session:
     def _commit(self, outcomes: "list[Any]", *also: "Callable[[], object]") -> None:
         """Hand the oldest calls their outcomes."""
         pending, count = self.pending, len(outcomes)
-        if count == 1 and type(pending[0]) is SimpleQueue:
-            put = partial(pending[0].put, outcomes[0])
-            wire.at_once(put, pending.popleft, *also)
-            return
         targets = list(islice(pending, count))
         ready: Any = zip(targets, outcomes, strict=True)
         puts: list[Any] = []

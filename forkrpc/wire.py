@@ -166,26 +166,44 @@ class Decoder:
         self._needed = 0  # bytes in `chunks` before it pays to parse again
         self._have = 0  # bytes in `chunks`, or less after an interrupt
 
-    def receive(self, recv: "Callable[[int], bytes]") -> int:
-        """Read once with *recv*; return the bytes read, 0 at the end of the stream.
+    def receive(self, recv: "Callable[..., bytes]", flags: int = 0) -> int:
+        """Read once with *recv*, as a socket has it; return the bytes read, 0: the end.
 
         Raise what *recv* raises, and ProtocolError.
         """
-        chunks = self.chunks
-        size = self._size
-        if self._needed > size:
-            size = min(self._needed, LARGEST_READ)
+        chunks, needed = self.chunks, self._needed
+        size = self._size if needed <= self._size else min(needed, LARGEST_READ)
         try:
-            chunks.extend(map(recv, (size,)))
+            if flags:
+                chunks.extend(map(recv, (size,), (flags,)))
+            else:
+                chunks.extend(map(recv, (size,)))
         except BlockingIOError:
-            if self._needed and sum(map(len, chunks)) >= self._needed:
+            if needed and sum(map(len, chunks)) >= needed:
                 self.parse()  # an interrupt came between a read and its count
             raise
-        got = len(chunks[-1])
-        self._have += got
-        if got and self._have >= self._needed:
+        data = chunks[-1]
+        got = len(data)
+        if needed:
+            self._have += got
+            if got and self._have >= needed:
+                self.parse()
+        elif (len(chunks) > 1 or not self._is_one_frame(data)) and got:
             self.parse()
         return got
+
+    def _is_one_frame(self, data: bytes) -> bool:
+        """Take *data* at once if it is just one small frame, as most often."""
+        if not HEADER_BYTES <= len(data) < SMALL or not self._greeted:
+            return False
+        kind, flags, handles, count, first, buffers, length = _unpack(data)
+        if HEADER_BYTES + length != len(data) or kind not in _KINDS or buffers:
+            return False
+        if not count or length > self._limit:
+            return False
+        frame = Frame(kind, flags, handles, count, first, data[HEADER_BYTES:])
+        at_once(self.chunks.clear, partial(self.frames.append, frame))
+        return True
 
     def parse(self) -> None:
         """Move whole frames from `chunks` to `frames`.  Raise ProtocolError."""
@@ -199,7 +217,7 @@ class Decoder:
         rest = data[used:] if used else data
         at_once(
             chunks.clear,
-            partial(chunks.append, rest),
+            partial(chunks.extend, [rest] if rest else ()),
             partial(self.frames.extend, frames),
             partial(setattr, self, "_needed", needed),
             partial(setattr, self, "_have", len(rest)),
@@ -215,7 +233,7 @@ class Decoder:
         rest = data[len(GREETING) :]
         at_once(
             self.chunks.clear,
-            partial(self.chunks.append, rest),
+            partial(self.chunks.extend, [rest] if rest else ()),
             partial(setattr, self, "_greeted", True),
         )
         return rest

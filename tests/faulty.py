@@ -340,3 +340,7 @@ def _handlers_run(before, now):
     if now in ("SETUP_FINALLY", "SETUP_WITH", "RESUME", "PRECALL"):
         return False
     return before.startswith(("CALL", "RESUME", "JUMP_ABSOLUTE")) or "BACK" in before
+
+
+def blank(size):
+    return bytes(size)

@@ -416,7 +416,33 @@ def test_a_class_with_slots_has_them_in_the_peer_too(peer):
     class Slotted:
         __slots__ = ("value",)
 
-    assert peer(Slotted(), "hasattr(value, '__dict__')") is False
+    class Sub(Slotted):
+        __slots__ = "more"
+
+    class Private(Slotted):
+        __slots__ = ("__own", "__weakref__")
+
+        def __init__(self):
+            self.__own = 7
+
+        def tell(self):
+            return self.__own
+
+    for kind in Slotted, Sub, Private:
+        assert peer(kind(), "hasattr(value, '__dict__')") is False
+    assert peer(Private(), "value.tell()") == 7
+    assert peer(Private()).tell() == 7
+
+
+def test_a_class_with_slots_and_a_dictionary_has_both(peer):
+    class Both:
+        __slots__ = ("value", "__dict__")
+
+    both = Both()
+    both.value, both.other = 1, 2
+
+    assert peer(both, "(value.value, value.other)") == (1, 2)
+    assert (peer(both).value, peer(both).other) == (1, 2)
 
 
 def test_a_metaclass_and_an_abstract_base_are_kept(peer):

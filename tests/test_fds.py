@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkrpc import fds, wire
-from helpers import open_descriptors, run_program
+from helpers import MS, open_descriptors, run_program
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 
 
@@ -206,10 +206,10 @@ def test_a_peer_that_is_gone_is_an_oserror_and_no_signal(pair):
     assert not is_open(handles[0])
 
 
-def flush_in_spite_of_interrupts(outbox):
+def in_spite_of_interrupts(function):
     while True:
         try:
-            return outbox.flush()
+            return function()
         except Interrupt:
             continue
 
@@ -223,7 +223,7 @@ def test_an_interrupt_at_any_bytecode_of_writing_writes_nothing_twice():
             for frame in frames:
                 outbox.put(frame)
             with interrupt as raised:
-                flush_in_spite_of_interrupts(outbox)
+                in_spite_of_interrupts(outbox.flush)
             assert read_available(theirs) == b"".join(frames)
         return raised
 
@@ -239,8 +239,8 @@ def test_a_storm_of_interrupts_writes_nothing_twice(pair):
         outbox = fds.Outbox(ours)
         for frame in frames:
             outbox.put(frame)
-        with storm_of_interrupts(fds) as raised:
-            flush_in_spite_of_interrupts(outbox)
+        with storm_of_interrupts(fds, MS / 10) as raised:
+            in_spite_of_interrupts(outbox.flush)
         times += len(raised)
         rounds += 1
 
@@ -254,8 +254,8 @@ def test_an_interrupt_at_any_bytecode_of_writing_leaks_no_descriptor():
             outbox = fds.Outbox(ours)
             outbox.put(b"frame", new_pipes(2))
             with interrupt as raised:
-                flush_in_spite_of_interrupts(outbox)
-                outbox.clear()
+                in_spite_of_interrupts(outbox.flush)
+                in_spite_of_interrupts(outbox.clear)
             reader = fds.HandleReader(theirs)
             data = reader(100)
             handles = reader.claim(len(reader.handles))

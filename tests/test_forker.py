@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -44,11 +43,8 @@ def wait_gone(pid):
 
 def value(template, expression, *args):
     """Return what *expression* is in a fresh worker of *template*."""
-    with (
-        template.fork()
-        .eval(f"def found(*args): return {expression}")
-        .run("found") as proxy
-    ):
+    fork = template.fork().eval(f"def found(*args): return {expression}")
+    with fork, fork.run("found") as proxy:
         return proxy.call(*args)
 
 
@@ -634,16 +630,13 @@ def test_many_files_are_sent_at_once(tmp_path):
 def test_steps_are_queued_while_the_template_is_busy(gate):
     large = bytes(20_000_000)  # far more than a socket holds
     with Forker().eval(wait_at(gate)) as template:
-        begin = time.monotonic()
         template.eval(RECORDER).send_arg(large).send_arg("last")
         proxy = template.run("Recorder")
         fork = template.fork().send_arg("more")
-        took = time.monotonic() - begin
         with pytest.raises(TimeoutError):
             template.ready(timeout=10 * MS)
         release(gate)
 
-        assert took < 1
         assert len(proxy.call(0)) == len(large)
         with fork, fork.run("Recorder") as other:
             assert other.call() == ["bytes", "str", "str"]

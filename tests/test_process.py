@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -48,6 +49,11 @@ def echo(sock, *values):
         sock.sendall(data.upper())
 
 
+def wait_for_close(sock):
+    while sock.recv(100):
+        pass
+
+
 def leave_with(sock):
     sys.exit(int(sock.recv(10)))
 
@@ -78,7 +84,7 @@ def look(sock):
     numbers = sorted(open_descriptors())
     stdin = os.readlink("/proc/self/fd/0")
     own = os.getpgrp() == os.getpid()
-    sock.sendall(repr((in_worker(), closed, stdin, own, len(numbers) - 1)).encode())
+    sock.sendall(repr((in_worker(), closed, stdin, own, len(numbers))).encode())
 
 
 # Life.
@@ -96,7 +102,7 @@ def test_a_function_gets_a_socket_and_the_worker_arguments(template, spawn):
 
 
 def test_the_status_is_0_when_the_function_returns(spawn):
-    process = spawn(echo)
+    process = spawn(wait_for_close)
 
     before = process.returncode
     process.sock.close()
@@ -155,7 +161,7 @@ def test_a_process_may_be_killed_before_it_exists(spawn):
 
 
 def test_killing_a_process_that_has_ended_does_nothing(spawn):
-    process = spawn(echo)
+    process = spawn(wait_for_close)
     process.sock.close()
     process.wait(10)
 
@@ -193,14 +199,14 @@ def test_waiting_in_the_thread_that_runs_callbacks_is_an_error(spawn):
 
 
 def test_its_repr_names_function_pid_and_state(spawn):
-    process = spawn(echo)
+    process = spawn(wait_for_close)
 
     pid, running = process.pid, repr(process)
     process.sock.close()
     process.wait(10)
 
-    assert running == f"<Process echo, pid {pid}, runs, None>"
-    assert repr(process) == f"<Process echo, pid {pid}, ended, 0>"
+    assert running == f"<Process wait_for_close, pid {pid}, runs, None>"
+    assert repr(process) == f"<Process wait_for_close, pid {pid}, ended, 0>"
 
 
 def test_a_template_that_is_closed_does_not_end_it(template, spawn):
@@ -301,24 +307,47 @@ def test_it_ends_with_the_program_whatever_it_does_and_executes(function, end):
     wait_until(lambda: not process_alive(pid))
 
 
+@pytest.fixture
+def outlived(tmp_path):
+    """Run PROGRAM with an outliving process; return its pid, and kill it at the end."""
+    path, pids = tmp_path / "output", []
+
+    def outlived(source, **options):
+        try:
+            with open(path, "w") as file:
+                run_program(PROGRAM + source, path, **{"stdout": file, **options})
+        finally:
+            pids.append(int(path.read_text()))
+        return pids[-1]
+
+    yield outlived
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: not process_alive(pid))
+
+
 @ends
 @functions
-def test_it_outlives_the_program_if_it_may(function, end):
-    folder = {"stdout": open(os.devnull, "w")}  # noqa: SIM115
-    folder["stdout"].close()
-    program = PROGRAM.replace(
-        "def leave(",
-        "def quiet(sock, then):\n    os.dup2(0, 1)\n    os.dup2(0, 2)\n"
-        "    then(sock)\n\ndef leave(",
-    ).replace("spawn(function,", "spawn(lambda sock: quiet(sock, function),")
-    done = run_program(program + f"leave(True, {function}, {end})")
+def test_it_outlives_the_program_if_it_may(outlived, function, end):
+    with open(os.devnull, "w") as null:
+        pid = outlived(f"leave(True, {function}, {end})", stderr=null)
 
-    pid = int(done.stdout)
-    try:
-        assert process_alive(pid)
-        template = process_stat(pid)[1]
-        wait_until(lambda: process_stat(pid)[1] != template or template != os.getpid())
-        assert process_alive(pid)
-    finally:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not process_alive(pid))
+    assert process_alive(pid)
+
+
+def test_the_output_of_the_program_ends_although_a_process_outlives_it(outlived):
+    source = """
+def silent(sock):
+    os.dup2(0, 1)
+    os.dup2(0, 2)
+    stay(sock)
+
+process = Forker().spawn(silent, outlive=True)
+process.sock.recv(5)
+with open(sys.argv[1], "w") as file:
+    file.write(str(process.pid))
+"""
+
+    pid = outlived(source, stdout=subprocess.PIPE, timeout=5)
+
+    assert process_alive(pid)

@@ -1,5 +1,6 @@
 """End-to-end: what the library keeps for one program, its end, and forked copies."""
 
+import os
 import signal
 
 import pytest
@@ -221,7 +222,7 @@ def test_a_forked_copy_holds_no_descriptor_of_the_library():
 before = descriptors()
 proxy = Forker().run("os.getpid")
 proxy.call()
-process = Forker().spawn("time.sleep")
+process = Forker().send_arg(1).spawn("socket.socket.recv")
 process.pid
 status = forked(lambda: print(descriptors() - before, flush=True))
 print(status, proxy.call() == proxy.pid)
@@ -319,6 +320,4 @@ os.kill(os.getpid(), 9)
         wait_until(lambda: not process_alive(worker))
         assert process_alive(copy)
     finally:
-        import os
-
         os.kill(copy, signal.SIGKILL)

@@ -413,7 +413,7 @@ def test_a_storm_of_interrupts_loses_no_byte():
 
     times = 0
     while times < 30:
-        with connected(data) as sock, storm_of_interrupts(wire) as raised:
+        with connected(data) as sock, storm_of_interrupts(wire, MS / 2) as raised:
             receive_in_spite_of_interrupts(decoder, sock.recv)
         times += len(raised)
 
@@ -483,10 +483,10 @@ def test_no_step_is_executed_after_one_that_raises():
 
 
 @given(st.lists(st.integers(), max_size=20), st.data())
-def test_drop_removes_items_from_the_left(items, data):
+def test_dropping_is_a_step_that_removes_items_from_the_left(items, data):
     count = data.draw(st.integers(0, len(items)))
     queue = type(wire.Decoder().chunks)(items)
 
-    wire.drop(queue, count)
+    wire.at_once(wire.dropping(queue, count))
 
     assert list(queue) == items[count:]

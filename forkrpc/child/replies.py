@@ -15,6 +15,7 @@ from ..classes import PROTOCOL
 from ..errors import SerialiserError
 from ..fds import Outbox
 from ..progress import HELD, SLOTS
+from ..serialisers import SCALARS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ class Replies:
                 self._hold(call_id, value, packed=True)
                 return
         self._body(call_id, self.body_of("result", (value,)))
+
+    def result_now(self, call_id: int, value: object) -> None:
+        """Answer a call at once.  Raise SerialiserError as `result` does."""
+        if type(value) in SCALARS and self.codec.packs:
+            body = pickle_dumps([value], PROTOCOL)
+            data = wire.encode(wire.RESULT, body, flags=wire.PACKED, first=call_id)
+            self.answer(call_id, data)
+        else:
+            self.result(call_id, value)
 
     def _body(self, call_id: int, body: bytes) -> None:
         with self._lock:
@@ -128,12 +138,13 @@ class Replies:
     def answer(self, call_id: int, data: bytes) -> None:
         """Send the frame that answers a call, behind what is held."""
         with self._lock:
-            self._frame_run()
+            if self._run:
+                self._frame_run()
             wire.at_once(
                 partial(self._outbox.frames.append, (data, ())),
                 partial(setattr, self, "_framed", call_id),
             )
-            self.flush()
+            self._write()
 
     def send(self, data: bytes) -> bool:
         """Send a frame behind what is held; return whether it was written."""
@@ -146,12 +157,16 @@ class Replies:
         """Write everything made so far; return whether it was written."""
         with self._lock:
             self._frame_run()
-            try:
-                self._outbox.flush()
-            except OSError:  # the program is gone; the next read sees it too
-                self._outbox.clear()
-                return False
-            finally:
+            return self._write()
+
+    def _write(self) -> bool:
+        try:
+            self._outbox.flush()
+        except OSError:  # the program is gone; the next read sees it too
+            self._outbox.clear()
+            return False
+        finally:
+            if self._first:
                 self.deadline = 0.0
                 self._page.words[HELD] = self._first = self._bytes = 0
-            return True
+        return True

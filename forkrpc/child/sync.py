@@ -3,13 +3,15 @@
 import os
 import sys
 from _pickle import dumps
+from _socket import MSG_DONTWAIT
 from itertools import islice
 from time import monotonic, monotonic_ns
 
 from .. import outcome, wire
-from ..errors import SerialiserError
+from ..errors import ProtocolError, SerialiserError
 from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
+from ..spin import Spin
 from ..system import mortal
 from .leave import exit_status_of
 from .replies import Replies
@@ -38,6 +40,7 @@ class Sync:
         self._timed = spec["timed"]
         self._mortal = spec["mortal"]
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
+        self._spin = Spin()
         self._ended: int | None = None  # exit status, once known
         self._copy = False  # this process was forked from the worker
 
@@ -59,6 +62,8 @@ class Sync:
         while self._ended is None:
             try:
                 self._turn()
+            except ProtocolError:
+                raise  # ends the process, with a traceback
             except Exception:
                 # A signal handler of the user raised between two calls; every answer
                 # is either stored or still to be made, so the work goes on.
@@ -75,6 +80,23 @@ class Sync:
             return
         if self.replies.deadline:
             self.replies.flush()
+        if not self._spin.until(self._receive_now):
+            self._sleep()
+            self._spin.woken()
+
+    def _receive_now(self) -> bool:
+        """Read without waiting; return whether anything came, or the end."""
+        try:
+            if not self._decoder.receive(self._channel.recv, MSG_DONTWAIT):
+                self._ended = 0
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            self._ended = 0
+        return True
+
+    def _sleep(self) -> None:
+        """Wait for input.  If the program goes meanwhile, leave in order."""
         self._may_die(False)
         try:
             if not self._decoder.receive(self._channel.recv):
@@ -90,7 +112,14 @@ class Sync:
 
     def _obey(self, frame: wire.Frame) -> None:
         if frame.kind == wire.CALL:
-            if frame.flags & wire.PACKED:
+            if frame.first > self.replies.done() + 1:
+                raise ProtocolError(f"{frame!r} after call {self.replies.done()}")
+            if (
+                frame.flags == wire.PACKED
+                and len(self._decoder.frames) == 1 == frame.count
+            ):
+                self._only_call(frame)
+            elif frame.flags & wire.PACKED:
                 self._calls(frame.first, self.codec.load(frame.body), self.function)
             elif frame.flags & wire.KEYWORDS:
                 self._calls(frame.first, zip(frame.bodies()), self._of_keywords)
@@ -101,7 +130,7 @@ class Sync:
         elif frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):
             self.codec.learn(frame.body)
         else:
-            raise SystemError(f"{frame!r} from the program")
+            raise ProtocolError(f"{frame!r} from the program")
 
     def _of_body(self, body: "Any") -> object:
         return self.function(*self._load(body))
@@ -109,6 +138,23 @@ class Sync:
     def _of_keywords(self, body: "Any") -> object:
         *args, keywords = self._load(body)
         return self.function(*args, **keywords)
+
+    def _only_call(self, frame: wire.Frame) -> None:
+        """Execute the one call that there is; somebody waits for its result."""
+        call_id = frame.first
+        if call_id <= self.replies.done():
+            return
+        if self._timed:
+            self._words[SINCE] = monotonic_ns()
+        self._words[BEGUN] = call_id
+        try:
+            calls: Any = self.codec.load(frame.body)
+            value = self.function(*calls[0])
+            if self._copy:
+                os._exit(0)
+            self.replies.result_now(call_id, value)
+        except BaseException as error:  # fails this call only; the worker goes on
+            self._failed(call_id, error)
 
     def _calls(
         self, first: int, calls: "Iterable[Any]", execute: "Callable[..., object]"

@@ -29,7 +29,8 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _lock = _thread.RLock()  # held while groups are made, sent and loaded
 _keys: "dict[type, Key]" = {}
 _classes: "dict[Key, type]" = {}
-_bodies: "dict[Group, tuple[bytes, list[Group]]]" = {}  # body, groups it refers to
+_members: "dict[Group, list[type]]" = {}  # groups made here
+_bodies: "dict[Group, tuple[bytes, list[Group]]]" = {}  # that came: body, what it needs
 _origin: "list[bytes]" = []
 
 
@@ -62,10 +63,10 @@ def freeze(values: object, sent: "set[Group]") -> "tuple[list[bytes], bytes]":
         return [], body
     pickler = _pickler(set())
     body = pickler.body_of(values)
-    wanted: list[Group] = []
+    wanted: dict[Group, bytes] = {}
     for group in pickler.groups:
         _collect(group, sent, wanted)
-    return [_definition(group) for group in wanted], body
+    return list(wanted.values()), body
 
 
 def plain(values: object) -> "bytes | None":
@@ -81,18 +82,22 @@ def plain(values: object) -> "bytes | None":
     return None if b"__main__" in body else body
 
 
-def _collect(group: "Group", sent: "set[Group]", wanted: "list[Group]") -> None:
+def _collect(group: "Group", sent: "set[Group]", wanted: "dict[Group, bytes]") -> None:
+    """Add the definition of *group* to *wanted*, behind those that it needs."""
     if group in sent or group in wanted:
         return
-    for needed in _bodies[group][1]:
-        if needed != group:
-            _collect(needed, sent, wanted)
-    wanted.append(group)
-
-
-def _definition(group: "Group") -> bytes:
-    body, needs = _bodies[group]
-    return dumps((group, body, needs), PROTOCOL)
+    members = _members.get(group)
+    if members is None:
+        body, needs = _bodies[group]
+    else:
+        # By value as they are now: a notebook may have changed them since.
+        pickler = _pickler(set(members))
+        body, needs = pickler.body_of(members), sorted(pickler.groups - {group})
+    wanted[group] = b""  # groups may need each other
+    for needed in needs:
+        _collect(needed, sent, wanted)
+    del wanted[group]
+    wanted[group] = dumps((group, body, needs), PROTOCOL)
 
 
 def mark(definitions: "Sequence[bytes]", sent: "set[Group]") -> None:
@@ -110,7 +115,7 @@ def learn(definition: "bytes | memoryview") -> None:
 
 def known() -> "set[Group]":
     """Return all groups that this process has; a worker's came from its program."""
-    return set(_bodies)
+    return set(_bodies) | set(_members)
 
 
 def class_of(origin: bytes, number: int, index: int) -> type:
@@ -173,12 +178,12 @@ def _make_group(root: type) -> "Key":
     members = [root]
     while True:
         pickler = _pickler(set(members))
-        body = pickler.body_of(members)
+        pickler.body_of(members)
         if not pickler.strangers:
             break
         members.extend(pickler.strangers)
-    origin, number = _own_origin(), len(_bodies) + 1
-    _bodies[origin, number] = body, sorted(pickler.groups)
+    origin, number = _own_origin(), len(_members) + 1
+    _members[origin, number] = members
     _register(origin, number, members)
     return _keys[root]
 
@@ -235,9 +240,11 @@ def _make_pickler_class() -> "type[_Pickler]":
         def reducer_override(self, thing: object) -> object:
             if not isinstance(thing, type) or importable(thing) or not is_heap(thing):
                 return super().reducer_override(thing)
+            if thing in self.members:
+                return with_slots(thing, super().reducer_override(thing))
             key = _keys.get(thing)
             if key is None and self.members:
-                if thing not in self.members and thing not in self.strangers:
+                if thing not in self.strangers:
                     self.strangers.append(thing)
                 return with_slots(thing, super().reducer_override(thing))
             if key is None:

@@ -140,7 +140,15 @@ class Connection:
             if loop is None:
                 self._run_callbacks()
             else:
-                loop.call_soon_threadsafe(self._run_callbacks)
+                self._run_in(loop)
+
+    def _run_in(self, loop: "Any") -> None:
+        try:
+            loop.call_soon_threadsafe(self._run_callbacks)
+        except RuntimeError:  # the loop was closed
+            report(*sys.exc_info())
+            self._options["loop"] = None
+            self._run_callbacks()
 
     def _run_callbacks(self) -> None:
         """Call what is ready, in order.  In the callbacks' thread only."""
@@ -149,8 +157,15 @@ class Connection:
             function, argument = ready.popleft()
             try:
                 function(argument)
-            except BaseException:  # the user's; it disturbs nothing else
-                report(*sys.exc_info())
+            except BaseException as error:  # the user's; it disturbs nothing else
+                loop = self._options["loop"]
+                if loop is None:
+                    report(*sys.exc_info())
+                else:
+                    message = f"callback of {self.session.name}"
+                    loop.call_exception_handler(
+                        {"message": message, "exception": error}
+                    )
 
     def _on_error(self, error: Exception) -> None:
         """Tell the user.  Runs in the callbacks' thread."""

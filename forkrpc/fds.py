@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _ORDER = sys.byteorder
 _CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 _INT = 4  # bytes of a descriptor number in SCM_RIGHTS
+LOST = -1  # in the place of a descriptor
 MOST_HANDLES = 64  # in one frame; Linux allows 253 (SCM_MAX_FD)
 
 
@@ -91,10 +92,15 @@ class Outbox:
 
 
 class HandleReader:
-    """Reads a stream that carries descriptors; `handles` are those not yet claimed."""
+    """Reads a stream that carries descriptors; `handles` are those not yet claimed.
 
-    def __init__(self, sock: "socket") -> None:
+    strict: descriptors that this process has no room for are an OSError; else LOST
+    stands in the place of a message's.
+    """
+
+    def __init__(self, sock: "socket", *, strict: bool = True) -> None:
         self._sock = sock
+        self._strict = strict
         self.handles: deque[int] = deque()
 
     def __call__(self, size: int, flags: int = 0) -> bytes:
@@ -107,7 +113,9 @@ class HandleReader:
                 for at in range(0, len(rights) - len(rights) % _INT, _INT):
                     fd = int.from_bytes(rights[at : at + _INT], _ORDER)
                     self.handles.append(above_stdio(fd))
-        if told & _socket.MSG_CTRUNC:
+        if told & _socket.MSG_CTRUNC and not self._strict:
+            self.handles.append(LOST)
+        elif told & _socket.MSG_CTRUNC:
             import errno
 
             raise OSError(

@@ -12,7 +12,7 @@ from itertools import count
 
 from . import classes, wire
 from .errors import ProtocolError
-from .fds import HandleReader, Outbox, socket_pair
+from .fds import LOST, HandleReader, Outbox, socket_pair
 from .gate import Gate
 from .reactor import READ, WRITE
 from .serialisers import explained
@@ -60,7 +60,7 @@ class Link:
         self._own_child = pid is not None
         self._known = Gate()
         self._why: str | None = None
-        self._reader = HandleReader(control)
+        self._reader = HandleReader(control, strict=False)
         self._decoder = wire.Decoder(greeted=greeted)
         self._outbox = Outbox(control, _socket.MSG_DONTWAIT)
         if not greeted:
@@ -235,7 +235,9 @@ class Link:
             child = self._asked.pop(token)
             pid = loads(frame.body)
             self._children[pid] = child
-            child.started(pid, handles[0] if handles else None)
+            # Without a pidfd its socket and the template tell of its end.
+            known = bool(handles) and handles[0] != LOST
+            child.started(pid, handles[0] if known else None)
         elif frame.kind == wire.EXITED:
             pid, status = loads(frame.body)
             child = self._children.pop(pid, None)  # type: ignore[arg-type]

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
         def abandon(self) -> None: ...
 
 
+IDLE_GRACE = 0.3  # seconds that idle workers have to leave after a Ctrl-C
+
+
 class Program:
     """Reactor, lifeline, pages and default template of the running program.
 
@@ -94,6 +97,10 @@ class Program:
         for end in ends:
             end.close_at_exit()
         if _interrupted():
+            idle = [end for end in ends if not end.outstanding()]
+            limit = monotonic() + IDLE_GRACE
+            for end in idle:
+                end.wait_for_end(max(0.0, limit - monotonic()))
             return
         limit = monotonic() + sys.modules["forkrpc"].exit_grace
         for end in ends:

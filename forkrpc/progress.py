@@ -17,6 +17,8 @@ import mmap
 import os
 import sys
 
+from .fds import above_stdio
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -190,14 +192,20 @@ class Pages:
 
     def abandon(self) -> None:
         """Close the descriptors, in a forked copy of the program."""
-        for arena in self._arenas:
-            os.close(arena.fd)
+        kept = [os.fstat(arena.fd) for arena in self._arenas]
+        for name in os.listdir("/proc/self/fd"):  # mmap holds duplicates
+            fd = int(name)
+            try:
+                if any(os.path.samestat(os.fstat(fd), each) for each in kept):
+                    os.close(fd)
+            except OSError:  # the list's own descriptor
+                continue
 
 
 def _shared_memory(size: int) -> int:
     """Return a descriptor of new shared memory without a name."""
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("forkrpc")
+        fd = above_stdio(os.memfd_create("forkrpc"))
     else:
         import tempfile
 

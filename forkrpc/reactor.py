@@ -13,6 +13,8 @@ from heapq import heappop, heappush
 from itertools import count
 from time import monotonic
 
+from .fds import above_stdio, duplicate
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,14 +55,17 @@ class Reactor:
     """
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        epoll = select.epoll()
+        self._epoll = select.epoll.fromfd(duplicate(epoll.fileno()))  # above 2
+        epoll.close()
         self._handlers: dict[int, Handler] = {}
         self._soon: deque[Callable[[], object]] = deque()
         self._ticking: dict[Ticker, None] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._next_tick = 0.0  # time.monotonic(); 0: nothing ticks
         self._numbers = count()
-        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake_read, self._wake_write = above_stdio(read), above_stdio(write)
         self._epoll.register(self._wake_read, READ)
         self.ident: int | None = None
         self._starting = _thread.allocate_lock()

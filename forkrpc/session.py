@@ -90,6 +90,7 @@ class Session:
         self.retired = False
         self.setup_failure: str | None = None
         self.sent = 0
+        self._recovered = 0  # id of the last call whose result was read from the page
 
     def use(self, codec: Codec) -> None:
         self.codec = codec
@@ -189,7 +190,8 @@ class Session:
     def _settle(self, frame: wire.Frame) -> None:
         skip = self.sent - len(self.pending) + 1 - frame.first
         count = frame.count - skip  # some may have been read from the page before
-        if not skip >= 0 or count > len(self.pending):
+        again = frame.first + min(frame.count, skip) - 1
+        if skip < 0 or count > len(self.pending) or (skip and again > self._recovered):
             raise ProtocolError(f"{frame!r}, call {self.head()} was to be answered")
         if count <= 0:
             self.decoder.frames.popleft()
@@ -210,6 +212,7 @@ class Session:
         first = self.head()
         for call_id, (is_body, value) in enumerate(kept, first):
             outcomes.append(self._load_result(value, call_id) if is_body else value)
+        self._recovered = first - 1 + len(outcomes)
         self._commit(outcomes)
 
     def _commit(self, outcomes: "list[Any]", *also: "Callable[[], object]") -> None:

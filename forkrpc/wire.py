@@ -49,7 +49,7 @@ _unpack = _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
 LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
-LARGEST_READ = 4 << 20  # bytes asked for at once while a large body arrives
+LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
 _call = methodcaller("__call__")
 _KINDS = frozenset(
@@ -164,23 +164,32 @@ class Decoder:
         self._size = size
         self._greeted = greeted
         self._needed = 0  # bytes in `chunks` before it pays to parse again
-        self._have = 0  # bytes in `chunks`, or less after an interrupt
+        self._have = 0  # bytes in `chunks`, where _needed is not 0
+        self._reading = False  # stays set when `receive` is interrupted
 
     def receive(self, recv: "Callable[..., bytes]", flags: int = 0) -> int:
         """Read once with *recv*, as a socket has it; return the bytes read, 0: the end.
 
         Raise what *recv* raises, and ProtocolError.
         """
-        chunks, needed = self.chunks, self._needed
+        chunks = self.chunks
+        if self._reading:  # an interrupt came behind the last read
+            self._have = sum(map(len, chunks))
+            if chunks and self._have >= self._needed:
+                self.parse()
+            if self.frames:
+                self._reading = False
+                return self._have or 1
+        needed = self._needed
         size = self._size if needed <= self._size else min(needed, LARGEST_READ)
+        self._reading = True
         try:
             if flags:
                 chunks.extend(map(recv, (size,), (flags,)))
             else:
                 chunks.extend(map(recv, (size,)))
         except BlockingIOError:
-            if needed and sum(map(len, chunks)) >= needed:
-                self.parse()  # an interrupt came between a read and its count
+            self._reading = False
             raise
         data = chunks[-1]
         got = len(data)
@@ -190,6 +199,7 @@ class Decoder:
                 self.parse()
         elif (len(chunks) > 1 or not self._is_one_frame(data)) and got:
             self.parse()
+        self._reading = False
         return got
 
     def _is_one_frame(self, data: bytes) -> bool:

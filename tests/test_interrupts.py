@@ -278,6 +278,7 @@ def test_an_interrupted_call_drops_its_result_and_no_other():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    monkeypatch.setenv("PYTHON_COLORS", "0")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -606,12 +606,12 @@ def test_a_call_at_the_prompt_of_a_terminal_is_interrupted_and_made_again(tmp_pa
 
 # A notebook.
 
-NOTEBOOK = """
+NOTEBOOK = '''
     import json, sys
     from jupyter_client.manager import start_new_kernel
 
     def execute(code):
-        \"\"\"Return the lines that a cell prints, its error too.\"\"\"
+        """Return the lines that a cell prints, its error too."""
         texts = []  # not always whole lines
 
         def note(message):
@@ -629,7 +629,7 @@ NOTEBOOK = """
         manager.shutdown_kernel(now=False)
 
     manager, client = start_new_kernel(kernel_name="python3")
-    """
+    '''
 
 
 def need_jupyter():

@@ -10,9 +10,12 @@ from helpers import process_alive, run_program, wait_until
 
 # Every program below begins with this.
 PRELUDE = """
-import os, signal, subprocess, sys, threading, time
+import os, signal, subprocess, sys, threading, time, warnings
 import forkrpc
 from forkrpc import Forker
+
+# Of os.fork in a program with threads, which is what is tested here.
+warnings.simplefilter("ignore", DeprecationWarning)
 
 def children():
     folder = f"/proc/self/task/{os.getpid()}/children"

@@ -7,6 +7,8 @@ import atexit
 import os
 import sys
 
+from ..system import LIFELINE_SIGNAL, mortal
+
 THREADS_LIMIT = 5.0  # seconds for which the end of a child waits for its threads
 
 # Library handlers that hold nothing of the template; they are needed in a worker too.
@@ -36,8 +38,13 @@ def drop_handlers() -> None:
         atexit.register(logging.shutdown)
 
 
-def leave(status: int) -> None:
-    """End this process in order.  Does not return."""
+def leave(status: int, *, end_group: bool = False) -> None:
+    """End this process in order.  Does not return.
+
+    end_group: the program is gone; what this process has started shall go too.  The
+    lifeline does not see to that once this process, its holder, has ended first.
+    """
+    mortal(False)
     try:
         _wait_for_threads()
         atexit._run_exitfuncs()
@@ -45,6 +52,8 @@ def leave(status: int) -> None:
         sys.excepthook(*sys.exc_info())
     finally:
         flush_files()
+        if end_group:
+            os.killpg(0, LIFELINE_SIGNAL)  # this process itself has a handler for it
         os._exit(status)
 
 

@@ -47,6 +47,7 @@ class Replies:
         self._outbox = Outbox(channel)
         self._outbox.put(wire.GREETING)
         self._lock = _thread.RLock()
+        self._gone = False
         self._framed = 0  # id of the last call whose answer is in a frame
         self._run: list[Any] = []  # results of the calls after it: values, or bodies
         self._packed = True  # they are values
@@ -164,9 +165,9 @@ class Replies:
             self._outbox.flush()
         except OSError:  # the program is gone; the next read sees it too
             self._outbox.clear()
-            return False
+            self._gone = True
         finally:
             if self._first:
                 self.deadline = 0.0
                 self._page.words[HELD] = self._first = self._bytes = 0
-        return True
+        return not self._gone

@@ -42,6 +42,7 @@ class Sync:
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
         self._spin = Spin()
         self._ended: int | None = None  # exit status, once known
+        self.program_gone = False  # its end came without CLOSE
         self._copy = False  # this process was forked from the worker
 
     @property
@@ -80,31 +81,28 @@ class Sync:
             return
         if self.replies.deadline:
             self.replies.flush()
+        self._may_die(False)  # idle: if the program goes, leave in order
         if not self._spin.until(self._receive_now):
-            self._sleep()
+            self._receive(0)
             self._spin.woken()
+        if self._ended is None:
+            self._may_die(True)
 
     def _receive_now(self) -> bool:
         """Read without waiting; return whether anything came, or the end."""
         try:
-            if not self._decoder.receive(self._channel.recv, MSG_DONTWAIT):
-                self._ended = 0
+            self._receive(MSG_DONTWAIT)
         except BlockingIOError:
             return False
-        except ConnectionError:
-            self._ended = 0
         return True
 
-    def _sleep(self) -> None:
-        """Wait for input.  If the program goes meanwhile, leave in order."""
-        self._may_die(False)
+    def _receive(self, flags: int) -> None:
         try:
-            if not self._decoder.receive(self._channel.recv):
-                self._ended = 0
+            if self._decoder.receive(self._channel.recv, flags):
+                return
         except ConnectionError:
-            self._ended = 0
-        finally:
-            self._may_die(True)
+            pass
+        self._ended, self.program_gone = 0, True
 
     def _may_die(self, yes: bool) -> None:
         if self._mortal:
@@ -120,7 +118,7 @@ class Sync:
             ):
                 self._only_call(frame)
             elif frame.flags & wire.PACKED:
-                self._calls(frame.first, self.codec.load(frame.body), self.function)
+                self._calls(frame.first, self._packed(frame), self.function)
             elif frame.flags & wire.KEYWORDS:
                 self._calls(frame.first, zip(frame.bodies()), self._of_keywords)
             else:
@@ -131,6 +129,15 @@ class Sync:
             self.codec.learn(frame.body)
         else:
             raise ProtocolError(f"{frame!r} from the program")
+
+    def _packed(self, frame: wire.Frame) -> "list[Any]":
+        try:
+            calls: Any = self.codec.load(frame.body)
+        except Exception as error:
+            raise ProtocolError(f"{frame!r} does not load: {error}") from error
+        if not isinstance(calls, list) or len(calls) != frame.count:
+            raise ProtocolError(f"{frame!r} holds {calls!r:.100}")
+        return calls
 
     def _of_body(self, body: "Any") -> object:
         return self.function(*self._load(body))
@@ -146,9 +153,9 @@ class Sync:
             return
         if self._timed:
             self._words[SINCE] = monotonic_ns()
+        calls = self._packed(frame)
         self._words[BEGUN] = call_id
         try:
-            calls: Any = self.codec.load(frame.body)
             value = self.function(*calls[0])
             if self._copy:
                 os._exit(0)

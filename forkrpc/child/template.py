@@ -124,6 +124,10 @@ class Template:
             if ready.get(self._lifeline, 0) & POLLHUP:
                 watch.unregister(self._lifeline)
                 limit = int(ORPHAN_GRACE * 1000)
+                # Nobody is left to be told of those that may outlive the program.
+                self._children = {
+                    pid: True for pid, ends in self._children.items() if ends
+                }
             elif not ready and limit is not None:
                 self._end_children()
                 limit = None

@@ -71,6 +71,8 @@ class Role:
         self._channel, *self._handles = handles
         self._lifeline = lifeline
         self._arguments = arguments
+        # Held until the process ends: the end of its socket shall be its own end.
+        self._backend: Sync | None = None
 
     def __call__(self) -> None:
         spec = self._spec
@@ -84,7 +86,6 @@ class Role:
         set_title(f"{spec['owner']} {spec['title']}")
         status = 1
         try:
-            self._limits()
             if spec["spawn"]:
                 self._spawn()
                 status = 0
@@ -94,7 +95,8 @@ class Role:
             status = exit_status_of(error)
         except BaseException:  # the process ends here, as a program does
             sys.excepthook(*sys.exc_info())
-        leave(status)
+        gone = self._backend is not None and self._backend.program_gone
+        leave(status, end_group=gone and spec["mortal"])
 
     def _stdio(self) -> None:
         """Put the descriptors 0-2 where the program wants them."""
@@ -152,8 +154,9 @@ class Role:
     def _work(self, page: "Page | None") -> int:
         assert page is not None
         channel = _socket.socket(fileno=self._channel)
-        backend = Sync(channel, self._spec, page)
+        self._backend = backend = Sync(channel, self._spec, page)
         try:
+            self._limits()
             values = self._values()
             if self._spec["init"] is not None:
                 pid = os.getpid()

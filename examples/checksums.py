@@ -90,6 +90,11 @@ class Screen:
             self.failed = True
             self._tell(f"{self._clear}checksums: {name}: {error.strerror}\n")
 
+    def finish(self):
+        """Leave nothing but digests and complaints on a terminal."""
+        with self._lock:
+            self._tell(self._clear)
+
     @staticmethod
     def _tell(text):
         print(text, end="", file=sys.stderr, flush=True)
@@ -156,6 +161,7 @@ def main():
                 screen.digest(future.result(), path)
             except OSError as error:
                 screen.complain(error)
+    screen.finish()  # no events any more: each worker was joined
     return int(screen.failed)
 
 

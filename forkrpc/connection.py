@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-FEW = 32  # calls under way below which a new one is sent at once
 LOW = 256  # calls under way below which the reader sends more
 
 
@@ -83,7 +82,9 @@ class Connection:
         session.unsent.append(entry)
         if not self._ticking:
             self._start_ticking()
-        if len(session.pending) < FEW or len(session.unsent) >= MOST_CALLS:
+        # Send at once while little is under way; then let as much gather as the worker
+        # still has to do, so that frames grow and it never runs dry.
+        if len(session.unsent) >= min(len(session.pending), MOST_CALLS):
             self._channel.flush()
 
     def _serialised(self, entry: "tuple[Any, ...]", kwargs: "Any") -> Eager:

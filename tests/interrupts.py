@@ -36,6 +36,7 @@ def interrupt_before(bytecode, module):
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 looks at it here, once
     sys.settrace(trace)
     try:
         yield raised

@@ -455,7 +455,8 @@ def test_many_workers_one_after_another_leave_nothing(count):
             return int(file.read().split()[1]) * resource.getpagesize()
 
     def one(number):
-        proxy = template.run("operator.neg")
+        destroyed = threading.Event()
+        proxy = template.run("operator.neg", on_destroy=destroyed.set)
         assert proxy.call(number) == -number
         how = number % 4
         if how == 0:
@@ -464,6 +465,7 @@ def test_many_workers_one_after_another_leave_nothing(count):
             proxy.kill()
         elif how == 2:
             del proxy
+            assert destroyed.wait(10)
             return
         else:
             os.kill(proxy.pid, signal.SIGKILL)

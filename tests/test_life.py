@@ -13,7 +13,7 @@ from forkrpc import ClosedError, Forker, SetupError, WorkerDied
 from helpers import process_alive, process_stat, run_program, wait_until
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
-PROMPT = 1.0  # seconds for what is promised within 50 ms
+PROMPT = 1.0  # seconds for what is promised within 50 ms: a machine may be busy
 QUIET = {"rlimits": {"CORE": 0}, "on_error": lambda error: None}
 
 # The kernel keeps the status of a process that another one reaped (PIDFD_GET_INFO).

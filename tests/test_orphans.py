@@ -117,6 +117,8 @@ PROGRAM = """
                 keep.append(template)
                 proxy.submit()
     print(*pids.values(), flush=True)
+    if end != "wait":
+        sys.stdin.readline()
     if end == "exit":
         forkrpc.exit_grace = 0.2
         sys.exit(0)
@@ -239,7 +241,7 @@ def test_nothing_is_left_of_a_program_that_is_gone(tmp_path, kind, end):
         check_idle_ones_left_in_order(program)
 
 
-@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "os._exit"])
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SIGHUP", "os._exit"])
 def test_nothing_is_left_of_a_program_with_workers_of_all_kinds(tmp_path, end):
     with Program(tmp_path, EVERYTHING) as program:
         program.wait_until_up()
@@ -254,18 +256,31 @@ def check_idle_ones_left_in_order(program):
         assert (program.folder / f"left-{program.pids['idle']}").exists()
 
 
+# A child that is left behind by a worker closed in order is nobody's, as ever.
+ENDED_IN_ORDER = [kind for kind in EVERYTHING if kind not in ("leaves_child", "thread")]
+
+
 @pytest.mark.parametrize("end", ["exit", "error"])
 def test_nothing_is_left_of_a_program_that_ends_with_busy_workers(tmp_path, end):
-    # A child that is left behind by a worker closed in order is nobody's, as ever.
-    others = ("require", "thread", "leaves_child")
-    kinds = [kind for kind in EVERYTHING if kind not in others]
-    with Program(tmp_path, kinds, end=end) as program:
+    with Program(tmp_path, ENDED_IN_ORDER, end=end) as program:
         program.wait_until_up()
+        program.process.stdin.write("go on\n")
+        program.process.stdin.flush()
         assert program.process.wait(LIMIT) == (1 if end == "error" else 0)
 
         program.check_all_gone(GONE)
         check_idle_ones_left_in_order(program)
         assert "calls were not finished" in program.process.stderr.read()
+
+
+def test_nothing_is_left_of_a_program_that_is_interrupted(tmp_path):
+    with Program(tmp_path, ENDED_IN_ORDER) as program:
+        program.wait_until_up()
+        assert program.end("SIGINT") == -signal.SIGINT
+
+        program.check_all_gone(GONE)
+        check_idle_ones_left_in_order(program)
+        assert program.process.stderr.read().count("Traceback") == 1
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "os._exit"])

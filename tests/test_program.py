@@ -18,8 +18,15 @@ from forkrpc import Forker
 warnings.simplefilter("ignore", DeprecationWarning)
 
 def children():
-    folder = f"/proc/self/task/{os.getpid()}/children"
-    return [int(pid) for pid in open(folder).read().split()]
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = open(f"/proc/{name}/stat").read()
+        except OSError:
+            continue  # it has just gone
+        if int(stat.rpartition(")")[2].split()[1]) == os.getpid():
+            found.append(int(name))
+    return found
 
 def descriptors():
     return {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")

@@ -31,7 +31,14 @@ from forkrpc import (
     SetupError,
     WorkerDied,
 )
-from helpers import MS, process_alive, process_stat, run_program, wait_until
+from helpers import (
+    MS,
+    open_descriptors,
+    process_alive,
+    process_stat,
+    run_program,
+    wait_until,
+)
 
 LIMIT = 10  # seconds for what takes milliseconds
 QUIET = {"on_error": lambda error: None}
@@ -259,11 +266,18 @@ def template(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modules")
     (folder / "proxy_work.py").write_text(WORK)
     sys.path.insert(0, str(folder))
+    descriptors = len(open_descriptors())
     with Forker().require("proxy_work") as template:
         template.ready(LIMIT)
+        pid = template.pid
         yield template
     sys.path.remove(str(folder))
     sys.modules.pop("proxy_work", None)
+
+    def gone():  # before the next module's first test looks what there is
+        return process_stat(pid) is None and len(open_descriptors()) <= descriptors
+
+    wait_until(gone, LIMIT, f"end of template {pid}")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ LAYERS = {
     "errors": ("both", 0),
     "wire": ("both", 1),
     "system": ("both", 1),
-    "progress": ("both", 2),
+    "progress": ("both", 3),
     "spin": ("both", 2),
     "fds": ("both", 2),
     "classes": ("both", 3),

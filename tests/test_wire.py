@@ -50,7 +50,7 @@ class Stream:
         self.asked = []
         self._lengths = list(lengths)
 
-    def __call__(self, size):
+    def __call__(self, size, _flags=0):
         self.asked.append(size)
         length = min(size, self._lengths[len(self.asked) % len(self._lengths)])
         piece, self.left = self.left[:length], self.left[length:]

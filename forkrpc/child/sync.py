@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..progress import Page
     from ..serialisers import Codec
 
+PATIENT = 1000  # exceptions between two calls, one after the other
 QUICK = 50e-6  # seconds; the result of a slower call leaves at once
 
 
@@ -60,14 +61,19 @@ class Sync:
     def serve(self) -> int:
         """Execute calls until the end of input; return the exit status."""
         self.replies.send(wire.encode(wire.READY))
+        left = PATIENT
         while self._ended is None:
             try:
                 self._turn()
+                left = PATIENT
             except ProtocolError:
                 raise  # ends the process, with a traceback
             except Exception:
                 # A signal handler of the user raised between two calls; every answer
                 # is either stored or still to be made, so the work goes on.
+                left -= 1
+                if not left:
+                    raise  # no signal does that: it is a defect
                 sys.excepthook(*sys.exc_info())
         self.replies.flush()
         return self._ended
@@ -131,10 +137,15 @@ class Sync:
             raise ProtocolError(f"{frame!r} from the program")
 
     def _packed(self, frame: wire.Frame) -> "list[Any]":
+        load = self.codec.load
         try:
-            calls: Any = self.codec.load(frame.body)
+            calls: Any = load(frame.body)
         except Exception as error:
-            raise ProtocolError(f"{frame!r} does not load: {error}") from error
+            try:
+                load(frame.body)
+            except Exception:
+                raise ProtocolError(f"{frame!r} does not load: {error}") from error
+            raise  # a signal handler had raised it
         if not isinstance(calls, list) or len(calls) != frame.count:
             raise ProtocolError(f"{frame!r} holds {calls!r:.100}")
         return calls

@@ -202,7 +202,7 @@ class Template:
         except BaseException as error:  # a failing step is told, whatever it raised
             self.failure = f"{describe(arguments)}: {traceback_of(error)}"
         finally:
-            mortal(False)
+            self._idle()
 
     def _pong(self, token: int) -> None:
         if self.failure is None:
@@ -299,7 +299,8 @@ class Template:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
+            except ChildProcessError:  # user code had SIGCHLD ignored for a while
+                self._children.clear()
                 break
             if not pid:
                 break

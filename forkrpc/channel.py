@@ -62,7 +62,7 @@ class Channel:
         self._wrote_all = True
         self._spin = Spin()
         self._led = False  # a thread has led since the last tick
-        self._closing = self._said_close = False
+        self._closing = self._said_close = self._for_good = False
 
     def start(self, owner: "Any") -> None:
         """Begin to read.  *owner* has `on_read` and `on_over`, for the reactor."""
@@ -96,12 +96,17 @@ class Channel:
             done = outbox.flush()
         if done and self._closing and not self._said_close:
             self._said_close = True
-            outbox.put(wire.encode(wire.CLOSE))
+            flags = wire.FOR_GOOD if self._for_good else 0
+            outbox.put(wire.encode(wire.CLOSE, flags=flags))
             done = outbox.flush()
         return done
 
-    def say_close(self) -> None:
-        """Send CLOSE behind everything that is queued."""
+    def say_close(self, *, for_good: bool = False) -> None:
+        """Send CLOSE behind everything that is queued.
+
+        for_good: the program ends, and with it what the worker has started.
+        """
+        self._for_good = self._for_good or for_good
         self._closing = True
         self.flush()
 
@@ -262,6 +267,10 @@ class Channel:
             self._sock.shutdown(_socket.SHUT_RD)
         except OSError:  # it has ended by itself
             pass
+
+    def stop_watching(self) -> None:
+        """Nothing more comes: an ended socket would wake the reactor for ever."""
+        self._reactor.unwatch(self._sock.fileno())
 
     def close(self) -> None:
         """Let go of the socket.  The worker has ended."""

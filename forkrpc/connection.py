@@ -56,6 +56,7 @@ class Connection:
         self._sent = 0  # id of the last call sent before the last tick
         self._seen = (0, 0)  # what the worker's page told at the last look
         self._closing = False  # an orderly end was asked for
+        self._inert = False  # in a forked copy of the program
         self._killed = False  # by `kill`: nobody is to be told
         session.on_error = self._on_error
         session.on_event = options["on_event"]
@@ -98,12 +99,22 @@ class Connection:
             )
         return Eager((body, bool(kwargs), target))
 
+    def check_may_wait(self, verb: str) -> None:
+        """Raise RuntimeError where waiting for callbacks would wait for itself."""
+        self.program.check_may_wait(verb)
+        loop = self._options["loop"]
+        if loop is not None and loop is running_loop():
+            raise RuntimeError(
+                f"{verb} would wait for ever in the event loop that runs the "
+                "callbacks; await what on_destroy sets, or wait in another thread"
+            )
+
     def death_error(self) -> "Exception | None":
         """Return a new exception if the worker has ended unasked, None else."""
         if not self.life.over or self._closing:
             return None
         death = self.life.death(self.session.setup_failure)
-        return death.error_of(0)  # type: ignore[no-any-return]
+        return death.error_of(self.session.sent + 1)  # type: ignore[no-any-return]
 
     def call(self, args: "tuple[object, ...]", kwargs: "dict[str, Any]") -> object:
         """Make a call and wait for its result; return it, or raise."""
@@ -126,6 +137,7 @@ class Connection:
 
     def on_over(self) -> None:
         """Nothing more comes from the worker."""
+        self._channel.stop_watching()
         if self._channel.broken is not None:
             self.life.break_off(self._channel.broken)
         self.on_read()
@@ -147,7 +159,8 @@ class Connection:
         try:
             loop.call_soon_threadsafe(self._run_callbacks)
         except RuntimeError:  # the loop was closed
-            report(*sys.exc_info())
+            if any(function != self._last for function, _ in self.session.ready):
+                report(*sys.exc_info())
             self._options["loop"] = None
             self._run_callbacks()
 
@@ -254,13 +267,15 @@ class Connection:
 
     # Asking for the end, in any thread.
 
-    def close(self, why: str = "the proxy was closed") -> None:
+    def close(
+        self, why: str = "the proxy was closed", *, for_good: bool = False
+    ) -> None:
         """Take no more calls; the worker finishes what it has."""
         if self.closed is None:
             self.closed = why
         if not self.life.over:
             self._closing = True
-            self._channel.say_close()
+            self._channel.say_close(for_good=for_good)
 
     def dropped(self) -> None:
         """The last reference to the proxy is gone.  Takes no lock."""
@@ -276,6 +291,8 @@ class Connection:
 
     def drain(self, timeout: "float | None") -> bool:
         """Wait until the callbacks of all that was received so far have run."""
+        if self._inert:
+            raise ClosedError(self.closed)
         done = Gate()
 
         def mark() -> None:
@@ -287,7 +304,7 @@ class Connection:
         return done.wait(timeout)
 
     def close_at_exit(self) -> None:
-        self.close("the program is ending")
+        self.close("the program is ending", for_good=True)
 
     def outstanding(self) -> int:
         return self.session.outstanding()
@@ -302,8 +319,16 @@ class Connection:
         """Make this inert, in a forked copy of the program."""
         self.closed = "this process was forked from the one that owns the proxy"
         self._closing = True
+        self._inert = True
+        self.ended.open()
         self.life.abandon()
         self._channel.abandon()
+
+
+def running_loop() -> object:
+    """Return the asyncio loop that runs in this thread, None if there is none."""
+    asyncio = sys.modules.get("asyncio")
+    return None if asyncio is None else asyncio._get_running_loop()
 
 
 def result_of(outcome: object) -> object:

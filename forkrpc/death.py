@@ -61,6 +61,8 @@ class Death:
         if self.returncode is None:
             return "ended; its exit status is unknown"
         name = signal_name(self.returncode)
+        if self.timed_out:
+            return f"was ended since call {self.timed_out} ran longer than its timeout"
         if name is None:
             return f"exited with status {self.returncode}"
         hint = "; was memory short?" if name == "SIGKILL" else ""

@@ -207,6 +207,7 @@ class Life:
     def abandon(self) -> None:
         """Close the descriptor, in a forked copy of the program."""
         self.over = True
+        self.known.open()  # nobody will tell this process
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None

@@ -310,6 +310,7 @@ class Link:
     def abandon(self) -> None:
         """Close the descriptors, in a forked copy of the program."""
         self.ended = self.closed = True
+        self._known.open()
         self._why = "this process was forked from the one that owns it"
         fd = self._control.detach()
         if fd >= 0:

@@ -135,6 +135,8 @@ class Process:
     def abandon(self) -> None:
         """Make this inert, in a forked copy of the program."""
         self._inert = True
+        self._known.open()
+        self._ended.open()
         fd = self.sock.detach()
         if fd >= 0:
             os.close(fd)

@@ -142,8 +142,8 @@ class Arena:
 
     def __init__(self) -> None:
         self.fd = _shared_memory(BLOCK * BLOCKS)
-        self._memory = mmap.mmap(self.fd, BLOCK * BLOCKS)
-        self._view = memoryview(self._memory)
+        self.memory = mmap.mmap(self.fd, BLOCK * BLOCKS)
+        self._view = memoryview(self.memory)
         self.free = list(range(BLOCKS))
 
     def take(self) -> Page:
@@ -157,7 +157,7 @@ class Arena:
     def close(self) -> None:
         """Unmap; no page may be in use."""
         self._view.release()
-        self._memory.close()
+        self.memory.close()
         os.close(self.fd)
 
 
@@ -193,6 +193,7 @@ class Pages:
     def abandon(self) -> None:
         """Close the descriptors, in a forked copy of the program."""
         kept = [os.fstat(arena.fd) for arena in self._arenas]
+        _KEPT.extend(arena.memory for arena in self._arenas)
         for name in os.listdir("/proc/self/fd"):  # mmap holds duplicates
             fd = int(name)
             try:

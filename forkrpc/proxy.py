@@ -65,7 +65,7 @@ class Proxy:
 
         timeout: seconds.  Return whether they have.
         """
-        self._connection.program.check_may_wait("drain()")
+        self._connection.check_may_wait("drain()")
         return self._connection.drain(timeout)
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class Proxy:
 
         timeout: seconds.  Return whether it came.
         """
-        self._connection.program.check_may_wait("join()")
+        self._connection.check_may_wait("join()")
         return self._connection.ended.wait(timeout)
 
     def kill(self, signal: int = SIGKILL) -> None:

@@ -132,9 +132,9 @@ def explained(
 def _hint(culprit: object) -> str:
     name = type(culprit).__name__
     if name in ("generator", "async_generator"):
-        return "; a generator's items are read by stream(), or return a list"
+        return "; a function that yields needs stream(), still to come: return a list"
     if name == "coroutine":
-        return '; a coroutine function needs backend="async"'
+        return '; a coroutine needs backend="async", still to come: use asyncio.run()'
     return ""
 
 

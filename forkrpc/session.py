@@ -191,19 +191,22 @@ class Session:
         skip = self.sent - len(self.pending) + 1 - frame.first
         count = frame.count - skip  # some may have been read from the page before
         again = frame.first + min(frame.count, skip) - 1
-        if skip < 0 or count > len(self.pending) or (skip and again > self._recovered):
+        if (
+            frame.first < 1
+            or skip < 0
+            or count > len(self.pending)
+            or (skip and again > self._recovered)
+        ):
             raise ProtocolError(f"{frame!r}, call {self.head()} was to be answered")
         if count <= 0:
             self.decoder.frames.popleft()
             return
         if frame.flags and count == 1 and type(self.pending[0]) is SimpleQueue:
-            (value,) = self.codec.load(frame.body)[-1:]
+            value = self._loaded(frame)[-1]
             put = partial(self.pending[0].put, value)
             wire.at_once(put, self.pending.popleft, self.decoder.frames.popleft)
             return
         outcomes = self._outcomes(frame)
-        if len(outcomes) != frame.count:
-            raise ProtocolError(f"{len(outcomes)} results in {frame!r}")
         self._commit(outcomes[skip:], self.decoder.frames.popleft)
 
     def recover(self, kept: "list[tuple[bool, Any]]") -> None:
@@ -252,12 +255,30 @@ class Session:
     def _outcomes(self, frame: wire.Frame) -> "list[Any]":
         """Return the results, or Failures, of a frame."""
         if frame.flags & wire.PACKED:
-            values = self.codec.load(frame.body)
-            return values if isinstance(values, list) else []
+            return self._loaded(frame)
         bodies = enumerate(frame.bodies(), frame.first)
         if frame.kind == wire.ERROR:
             return [self._load_error(body, call_id) for call_id, body in bodies]
         return [self._load_result(body, call_id) for call_id, body in bodies]
+
+    def _loaded(self, frame: wire.Frame) -> "list[Any]":
+        """Return the results of a PACKED frame.  Raise ProtocolError."""
+        values = self._certain(frame, self.codec.load)
+        results = values if isinstance(values, list) else []
+        if len(results) != frame.count:
+            raise ProtocolError(f"{len(results)} results in {frame!r}")
+        return results
+
+    def _certain(self, frame: wire.Frame, load: "Callable[[Any], Any]") -> "Any":
+        """Load what runs no code of the user; raise ProtocolError if it cannot be."""
+        try:
+            return load(frame.body)
+        except Exception as error:
+            try:
+                load(frame.body)
+            except Exception:
+                raise ProtocolError(f"{frame!r} does not load: {error}") from error
+            raise  # a signal handler had raised it
 
     def _load_error(self, body: "Any", call_id: int) -> Failure:
         try:
@@ -319,7 +340,7 @@ class Session:
 
     def _other(self, frame: wire.Frame) -> None:
         if frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):
-            self.codec.learn(frame.body)
+            self._certain(frame, self.codec.learn)
         elif frame.kind == wire.FAILED:
             self.setup_failure = bytes(frame.body).decode("utf-8", "replace")
         elif frame.kind == wire.RETIRE:

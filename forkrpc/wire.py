@@ -42,7 +42,8 @@ STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT = range(32, 41)
 # From a template to the parent.
 STARTED, REFUSED, EXITED, PONG = range(48, 52)
 
-PACKED, KEYWORDS = 1, 2  # flags
+PACKED, KEYWORDS = 1, 2  # flags of calls and results
+FOR_GOOD = 1  # flag of CLOSE: the program ends
 
 _HEADER = Struct("<BBHIQQQ")
 _unpack = _HEADER.unpack_from

@@ -128,7 +128,7 @@ def test_a_storm_of_interrupts_loses_nothing(count, limit):
 # that is lost by one would take the others with it.
 
 STEPS = """
-    import concurrent.futures, faulthandler, importlib, os, queue, sys
+    import concurrent.futures, faulthandler, gc, importlib, os, queue, sys
     import forkrpc
 
     VERB, LIMIT = sys.argv[1], float(sys.argv[3])
@@ -208,10 +208,12 @@ STEPS = """
     fifo = os.path.abspath("fifo")
     os.mkfifo(fifo)
     template = forkrpc.Forker().eval(FUNCTION, fifo).ready()
+    gc.disable()  # no finaliser of an earlier proxy shall take the interrupt
     point, raised = 0, True
     while raised:
         faulthandler.dump_traceback_later(2 * LIMIT, exit=True)
         print(point, end=" ", flush=True)
+        gc.collect()
         raised = attempt(point)
         point += 1
     faulthandler.cancel_dump_traceback_later()

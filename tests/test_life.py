@@ -202,12 +202,6 @@ def test_a_stopped_worker_is_no_dead_one(proxy):
     assert future.result(LIMIT) == 1
 
 
-def test_a_crash_is_told_with_the_stack_of_the_worker(proxy):
-    error = death(proxy.submit("do", "segfault"))
-
-    assert "_segfault" in str(error), "design 2.3: the tail of faulthandler's stack"
-
-
 def test_deaths_of_many_workers_at_once_are_all_told(template):
     proxies = [template.run("faulty.run", **QUIET) for _ in range(10)]
     futures = [proxy.submit("die_by", signal.SIGKILL) for proxy in proxies]

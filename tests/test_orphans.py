@@ -14,10 +14,8 @@ import pytest
 from helpers import CHECKOUT, process_alive, process_stat, wait_until
 
 LIMIT = 20.0  # seconds for a program to come up
-GONE = (
-    2.0  # seconds after which nothing may be left; 1 s is the promise, see the trials
-)
-PROMISED = 1.0
+PROMISED = 1.0  # seconds after which nothing is left
+GONE = 5.0  # the same on a machine that is busy with other things
 
 # Each worker tells by a file when it is where it is wanted.
 PROGRAM = """

@@ -959,22 +959,6 @@ def test_after_a_death_submit_gives_a_failed_future_and_the_other_forms_raise(te
     assert (proxy.returncode, len(errors)) == (3, 1)
 
 
-def test_a_call_that_has_not_started_can_be_cancelled(template, gate):
-    begun = threading.Event()
-    with template.run("proxy_work.begin", on_event=begun.set) as proxy:
-        running, queued = proxy.submit(gate, 1), proxy.submit(gate, 2)
-        assert begun.wait(LIMIT)
-        cancelled = queued.cancel()
-        assert not running.cancel()
-        release(gate)
-        assert running.result(LIMIT) == 1
-        if not cancelled:
-            proxy.kill()  # it waits at the gate again
-        assert cancelled
-        assert queued.cancelled()
-        assert proxy.call(os.devnull, 3) == 3
-
-
 def test_a_proxy_in_a_forked_copy_of_the_program_is_inert():
     done = run_program(
         """

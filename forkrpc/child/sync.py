@@ -43,7 +43,7 @@ class Sync:
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
         self._spin = Spin()
         self._ended: int | None = None  # exit status, once known
-        self.program_gone = False  # its end came without CLOSE
+        self.program_gone = False  # or going: what was started here goes too
         self._copy = False  # this process was forked from the worker
 
     @property
@@ -130,7 +130,7 @@ class Sync:
             else:
                 self._calls(frame.first, zip(frame.bodies()), self._of_body)
         elif frame.kind == wire.CLOSE:
-            self._ended = 0
+            self._ended, self.program_gone = 0, bool(frame.flags & wire.FOR_GOOD)
         elif frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):
             self.codec.learn(frame.body)
         else:

@@ -192,8 +192,8 @@ class Role:
         code = getattr(function, "__code__", None)
         if code is not None and code.co_flags & _COROUTINES:
             raise TypeError(
-                f"{name_of(function)} is a coroutine function, which needs "
-                'backend="async"; backend="sync" calls plain functions'
+                f'{name_of(function)} is a coroutine function, for backend="async", '
+                "which is still to come: call asyncio.run() in a plain function"
             )
         return function
 

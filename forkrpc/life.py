@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SIGN_WAIT = 0.02  # seconds from the first sign of death to ruling without the others
 HAND_OVER_WAIT = 0.001  # seconds to wait for a thread that reads to let go
-END_WAIT = 1.0  # seconds that a process we have killed may take to end
+END_WAIT = 10.0  # seconds that a process we have killed may take to end
 
 
 class Life:
@@ -132,6 +132,8 @@ class Life:
         if not self.read_rest():
             self._program.reactor.later(HAND_OVER_WAIT, self._finish)
             return
+        if self._status is None and self.pid is not None:
+            self._status = exit_status(self.pid, self._pidfd)
         if self._status is not None:
             self.returncode = os.waitstatus_to_exitcode(self._status)
         self.over = True

@@ -87,20 +87,27 @@ def test_a_step_that_failed_is_told_each_time(link):
     assert texts == texts[:1] * 3
 
 
-def test_what_is_asked_for_behind_a_failed_step_is_refused(link):
+def test_a_worker_behind_a_failed_step_is_refused(link):
     link.send(wire.REQUIRE, dumps(("no_such_module",)))
-    child, fork = Child(), link.fork("behind")
-
+    child = Child()
     read, write = os.pipe()
     os.close(read)
+
     link.ask(wire.RUN, dumps({}), [write], child)
-    wait_until(lambda: child.told and fork.ended, LIMIT)
+    wait_until(lambda: child.told, LIMIT)
 
     ((what, text),) = child.told
     assert what == "refused"
     assert "no_such_module" in text
-    assert "no_such_module" in fork.why_closed()
-    assert fork.pid() is None
+
+
+def test_a_template_behind_a_failed_step_has_failed_too(link):
+    link.send(wire.REQUIRE, dumps(("no_such_module",)))
+
+    fork = link.fork("behind")
+
+    assert "no_such_module" in fork.wait(LIMIT)
+    end(fork)
 
 
 def test_a_template_that_takes_too_long_is_a_timeout(link):

@@ -1,0 +1,320 @@
+"""End-to-end: what a connection tells its user, and when."""
+
+import logging
+import os
+import signal
+import threading
+
+import pytest
+
+from forkrpc import ClosedError, Forker, ProtocolError, SerialiserError, WorkerDied
+from helpers import wait_until
+
+LIMIT = 10.0  # seconds; much more than it takes
+
+WORK = """
+import ctypes, os, signal, time
+from forkrpc import event
+
+def serve(verb, *args):
+    return globals()[verb](*args)
+
+def echo(value=None):
+    return value
+
+def pause():
+    signal.pause()
+
+def hold_the_lock():
+    ctypes.PyDLL(None).pause()  # keeps the interpreter from any other thread
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def fail():
+    raise ValueError("on purpose")
+
+def write_garbage():
+    for fd in range(3, 64):
+        try:
+            os.write(fd, bytes(64))
+        except OSError:
+            pass
+"""
+
+
+@pytest.fixture(scope="module")
+def template():
+    with Forker(name="test_connection") as template:
+        template.eval(WORK).ready(LIMIT)
+        yield template
+
+
+@pytest.fixture
+def start(template):
+    proxies = []
+
+    def start(**options):
+        proxies.append(template.run("serve", **options))
+        return proxies[-1]
+
+    yield start
+    for proxy in proxies:
+        proxy.kill()
+        assert proxy.join(LIMIT)
+
+
+class Told:
+    """A callback that notes what it is told, and lets others wait for it."""
+
+    def __init__(self):
+        self.all = []
+
+    def __call__(self, *args):
+        self.all.append(args)
+
+    def first(self):
+        return wait_until(lambda: self.all, LIMIT)[0]
+
+
+@pytest.fixture
+def log():
+    """The records of the library's logger."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("forkrpc")
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+# Whom an error is told to.
+
+
+def test_the_error_of_a_call_with_a_callback_is_told_to_on_error(start):
+    on_error, on_event = Told(), Told()
+    proxy = start(on_error=on_error, on_event=on_event)
+
+    proxy("fail", None)
+
+    (error,) = on_error.first()
+    assert type(error) is ValueError
+    assert error.call == "call 1 of serve"
+    assert on_event.all == []
+
+
+def test_without_on_error_it_is_an_event(start):
+    on_event = Told()
+    proxy = start(on_event=on_event)
+
+    proxy("fail", None)
+
+    what, error = on_event.first()
+    assert (what, type(error)) == ("error", ValueError)
+
+
+def test_without_both_it_is_logged_with_its_traceback(start, log):
+    proxy = start()
+
+    proxy("fail", None)
+
+    wait_until(lambda: log, LIMIT)
+    assert log[0].levelno == logging.ERROR
+    assert log[0].getMessage() == "on purpose"
+    assert log[0].exc_info
+
+
+def test_the_error_of_a_call_that_someone_waits_for_is_told_to_nobody_else(start):
+    on_error = Told()
+    proxy = start(on_error=on_error)
+
+    with pytest.raises(ValueError, match="on purpose"):
+        proxy.call("fail")
+    assert type(proxy.submit("fail").exception(LIMIT)) is ValueError
+
+    assert proxy.drain(LIMIT)
+    assert on_error.all == []
+
+
+def test_an_event_that_nobody_wants_goes_to_on_error_and_harms_nothing(start):
+    on_error = Told()
+    proxy = start(on_error=on_error)
+
+    proxy("event", 7, None)
+
+    (error,) = on_error.first()
+    assert type(error) is SerialiserError
+    assert proxy.call("echo", 1) == 1
+
+
+def test_events_come_with_their_arguments_in_order_with_results(start):
+    told = []
+    proxy = start(on_event=lambda *args: told.append(args))
+
+    for number in range(3):
+        proxy("event", "event", number, told.append)
+    assert proxy.drain(LIMIT)
+    proxy.close()
+    assert proxy.join(LIMIT)
+
+    assert told == [each for number in range(3) for each in (("event", number), None)]
+
+
+def test_a_handler_that_raises_is_reported_and_harms_nothing(start, monkeypatch):
+    reports = []
+    monkeypatch.setattr(threading, "excepthook", reports.append)
+
+    def on_error(error):
+        raise SystemExit
+
+    proxy = start(on_error=on_error)
+    proxy("fail", None)
+
+    assert proxy.call("echo", 1) == 1
+    wait_until(lambda: reports, LIMIT)
+    assert reports[0].exc_type is SystemExit
+
+
+# What is told of the end.
+
+
+def test_a_death_is_told_once_whatever_it_cost(start):
+    on_error, on_destroy = Told(), Told()
+    proxy = start(on_error=on_error, on_destroy=on_destroy)
+    for _ in range(5):
+        proxy("die", None)
+
+    assert proxy.join(LIMIT)
+
+    ((error,),) = on_error.all
+    assert type(error) is WorkerDied
+    assert error.signal == "SIGKILL"
+    assert on_destroy.all == []
+
+
+def test_the_death_of_an_idle_worker_is_told_too(start):
+    on_error = Told()
+    proxy = start(on_error=on_error)
+    proxy.call("echo")
+
+    os.kill(proxy.pid, signal.SIGKILL)
+
+    assert proxy.join(LIMIT)
+    assert [type(error) for (error,) in on_error.all] == [WorkerDied]
+
+
+def test_a_kill_is_told_to_nobody_but_those_who_wait(start):
+    on_error, on_destroy = Told(), Told()
+    proxy = start(on_error=on_error, on_destroy=on_destroy)
+    future = proxy.submit("pause")
+
+    proxy.kill()
+
+    assert type(future.exception(LIMIT)) is WorkerDied
+    assert proxy.join(LIMIT)
+    assert on_error.all == on_destroy.all == []
+
+
+def test_a_close_is_told_last(start):
+    told = []
+    proxy = start(on_destroy=lambda: told.append("destroyed"))
+    for number in range(100):
+        proxy("echo", number, told.append)
+
+    proxy.close()
+    assert proxy.join(LIMIT)
+
+    assert told == [*range(100), "destroyed"]
+    with pytest.raises(ClosedError, match="the proxy was closed"):
+        proxy.call("echo")
+
+
+def test_a_worker_that_writes_garbage_is_ended_and_told(start):
+    on_error = Told()
+    proxy = start(on_error=on_error)
+
+    with pytest.raises(ProtocolError):
+        proxy.call("write_garbage")
+
+    assert proxy.join(LIMIT)
+    assert [type(error) for (error,) in on_error.all] == [ProtocolError]
+
+
+# Results that a stuck worker holds back.
+
+
+@pytest.mark.parametrize("stuck", ["pause", "hold_the_lock"])
+def test_results_before_a_stuck_call_reach_their_callbacks(start, stuck):
+    proxy, results = start(on_error=Told()), []
+    assert proxy.call("echo") is None
+    for number in range(20):
+        proxy("echo", number, results.append)
+
+    proxy(stuck, None)
+
+    wait_until(lambda: len(results) == 20, LIMIT)
+    assert results == list(range(20))
+    assert proxy.pending == 1
+
+
+@pytest.mark.parametrize("stuck", ["pause", "hold_the_lock"])
+def test_results_before_a_stuck_call_reach_those_who_wait(start, stuck):
+    proxy = start(on_error=Told())
+    values = [None, True, 7, 1.5, "text", [1, 2], 1 << 70]
+    futures = [proxy.submit("echo", value) for value in values]
+
+    last = proxy.submit(stuck)
+
+    assert [future.result(LIMIT) for future in futures] == values
+    assert not last.done()
+
+
+@pytest.mark.parametrize("stuck", ["pause", "hold_the_lock"])
+def test_a_thread_that_waits_for_the_stuck_call_brings_the_others(start, stuck):
+    proxy, results = start(on_error=Told()), []
+    for number in range(20):
+        proxy("echo", number, results.append)
+    errors = []
+
+    def wait():
+        try:
+            proxy.call(stuck)
+        except WorkerDied as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: len(results) == 20, LIMIT)
+    proxy.kill()
+    thread.join(LIMIT)
+
+    assert results == list(range(20))
+    assert [error.started for error in errors] == [True]
+
+
+def test_results_that_were_recovered_are_not_given_twice(start):
+    proxy, results = start(on_error=Told()), []
+    for number in range(20):
+        proxy("echo", number, results.append)
+    future = proxy.submit("pause")
+    wait_until(lambda: len(results) == 20, LIMIT)
+
+    os.kill(proxy.pid, signal.SIGKILL)
+
+    assert future.exception(LIMIT).started is True
+    assert proxy.join(LIMIT)
+    assert results == list(range(20))
+
+
+def test_results_made_before_a_death_are_given(start):
+    proxy, results = start(on_error=Told()), []
+    for number in range(20):
+        proxy("echo", number, results.append)
+    proxy("die", None)
+    behind = proxy.submit("echo", 1)
+
+    assert proxy.join(LIMIT)
+
+    assert results == list(range(20))
+    assert behind.exception().started is False

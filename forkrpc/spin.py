@@ -13,36 +13,46 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LONGEST = 50e-6  # seconds; more wins nothing, and is taken from others
-SHORTEST = 2e-6  # below this it is not worth one look
 WORTH_IT = 200e-6  # seconds; a wait this short is mostly the waking up
+TRIES = 32  # misses in a row after which it rests
+REST = 96  # waits without a look; then both sides try again, and soon together
 
 
 class Spin:
-    """How long to look before sleeping: doubled by short waits, halved by long ones.
+    """Whether to look before sleeping: while it hits now and then.
 
-    On a single processor it never looks twice: the other side could not run.
+    Both sides have to be awake for a hit.  Where they share one processor, by choice
+    or by the scheduler's, none comes, and looking would only hold up the other side.
     """
 
     def __init__(self) -> None:
-        self._longest = LONGEST if usable_cpus() > 1 else 0.0
-        self._budget = self._longest
+        self._useful = usable_cpus() > 1
+        self._misses = 0
+        self._rest = 0  # waits still to come without a look
         self._since = 0.0
 
     def until(self, look: "Callable[[], bool]") -> bool:
         """Call *look* until it is true or the time is up; return what it said last."""
         if look():
             return True
+        if self._rest or not self._useful:
+            self._rest -= self._useful
+            return False
         self._since = since = monotonic()
-        end = since + self._budget
+        end = since + LONGEST
         while monotonic() < end:
             if look():
-                self._budget = min(self._budget * 2, self._longest)
+                self._misses = 0
                 return True
+        self._miss(1)
         return False
 
     def woken(self) -> None:
-        """Learn from a sleep: it began behind `until`, and has ended now."""
-        if monotonic() - self._since < WORTH_IT:
-            self._budget = min(max(self._budget * 2, SHORTEST), self._longest)
-        else:
-            self._budget = self._budget / 2 if self._budget > SHORTEST else 0.0
+        """Learn from a sleep that began behind `until` and has ended now."""
+        if not self._rest and monotonic() - self._since > WORTH_IT:
+            self._miss(TRIES // 4)
+
+    def _miss(self, count: int) -> None:
+        self._misses += count
+        if self._misses >= TRIES:
+            self._misses, self._rest = 0, REST

@@ -1,5 +1,6 @@
 """Fork a worker or a process from a template: the RUN command and its parent's end."""
 
+import errno
 import os
 import socket
 from _pickle import dumps
@@ -39,6 +40,7 @@ def start_worker(
     spec["timed"] = options["timeout"] is not None
     spec["buflen"] = options["buflen_req"] or options["buflen"]
     handles: list[int] = []
+    ours = None
     with classes.lock():
         _pack(link, spec, function, options["init"], options["serialiser"])
         if isinstance(session.codec, PickleCodec):
@@ -55,6 +57,8 @@ def start_worker(
             program.pages.give_back(page)
             raise
     except OSError as error:
+        if ours is not None:
+            ours.close()
         close_all(handles)
         raise SetupError(f"starting {name}: {error}{_advice(error)}") from error
     spec["page"] = page.number
@@ -73,12 +77,15 @@ def start_process(
     with classes.lock():
         _pack(link, spec, function, None, None)
     handles: list[int] = []
+    ours = None
     try:
         ours, theirs = socket_pair()
         handles.append(theirs.detach())
         options = {"stdin": "null", "stdout": "inherit", "stderr": "inherit"}
         handles += _stdio(spec, options)
     except OSError as error:
+        if ours is not None:
+            ours.close()
         close_all(handles)
         raise SetupError(f"starting {name}: {error}{_advice(error)}") from error
     process = Process(link.program, socket.socket(fileno=ours.detach()), name)
@@ -137,8 +144,8 @@ def _stdio(spec: "Spec", options: "dict[str, Any]") -> "list[int]":
             continue
         try:
             handles.append(duplicate(wanted))
-        except OSError:
-            if wanted > 2:
+        except OSError as error:
+            if wanted > 2 or error.errno != errno.EBADF:
                 close_all(handles)
                 raise
             where.append("null")  # the program itself runs without it
@@ -149,7 +156,6 @@ def _stdio(spec: "Spec", options: "dict[str, Any]") -> "list[int]":
 
 
 def _advice(error: OSError) -> str:
-    import errno
     import resource
 
     if error.errno != errno.EMFILE:

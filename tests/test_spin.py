@@ -1,146 +1,101 @@
-"""Unit: for how long it is looked again before sleeping; the time is told."""
+"""Unit: how long to look before going to sleep, with told looks and a told clock."""
 
 import pytest
 
-from forkrpc import spin as spin_module
-from forkrpc.spin import LONGEST, SHORTEST, WORTH_IT, Spin
-
-STEP = 1e-6  # seconds that one look takes
+from forkrpc import spin
 
 
 class Clock:
-    """The time; every look takes STEP seconds, so that nothing depends on the machine.
+    """Stands for time.monotonic(): each reading is *step* seconds later."""
 
-    true_at: the number of the look from which on there is something, None for never.
-    """
-
-    def __init__(self):
-        self.now = 100.0
-        self.looks = 0
-        self.true_at = None
+    def __init__(self, step):
+        self.now, self.step = 0.0, step
 
     def __call__(self):
+        self.now += self.step
         return self.now
 
-    def look(self):
-        self.looks += 1
-        self.now += STEP
-        return self.true_at is not None and self.looks >= self.true_at
+
+class Looks:
+    """A look that is true from the *nth* on; 0: never."""
+
+    def __init__(self, nth):
+        self.nth, self.count = nth, 0
+
+    def __call__(self):
+        self.count += 1
+        return 0 < self.nth <= self.count
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(spin_module, "monotonic", clock)
-    return clock
+    made = Clock(spin.LONGEST / 10)
+    monkeypatch.setattr(spin, "monotonic", made)
+    monkeypatch.setattr(spin, "usable_cpus", lambda: 2)
+    return made
 
 
-@pytest.fixture(params=[2, 64])
-def spin(monkeypatch, request, clock):
-    monkeypatch.setattr(spin_module, "usable_cpus", lambda: request.param)
-    return Spin()
+def looks_of_a_miss(tried):
+    look = Looks(0)
+
+    assert not tried.until(look)
+
+    return look.count
 
 
-def miss(spin, clock):
-    """Look in vain; return for how many seconds."""
-    clock.looks, clock.true_at = 0, None
-    assert spin.until(clock.look) is False
-    return (clock.looks - 1) * STEP
+def test_what_is_there_at_once_needs_no_clock(clock):
+    assert spin.Spin().until(Looks(1))
+    assert clock.now == 0
 
 
-def hit(spin, clock, true_at=2):
-    clock.looks, clock.true_at = 0, true_at
-    return spin.until(clock.look)
+def test_it_looks_again_until_it_finds_something(clock):
+    look = Looks(4)
+
+    assert spin.Spin().until(look)
+    assert look.count == 4
 
 
-def sleep(spin, clock, seconds):
-    clock.now += seconds
-    spin.woken()
+def test_it_gives_up_after_the_longest_time(clock):
+    count = looks_of_a_miss(spin.Spin())
+
+    assert 5 < count <= 11
+    assert clock.now <= 1.3 * spin.LONGEST
 
 
-def test_what_is_there_at_once_is_seen_by_one_look(spin, clock):
-    assert hit(spin, clock, true_at=1) is True
-    assert clock.looks == 1
+def test_it_rests_after_many_misses_and_tries_again_later(clock):
+    tried = spin.Spin()
+
+    counts = [looks_of_a_miss(tried) for _ in range(spin.TRIES + spin.REST + 1)]
+
+    assert all(count > 1 for count in counts[: spin.TRIES])
+    assert counts[spin.TRIES : -1] == [1] * spin.REST
+    assert counts[-1] > 1
 
 
-def test_what_comes_soon_is_seen_without_sleeping(spin, clock):
-    assert hit(spin, clock, true_at=10) is True
-    assert clock.looks == 10
+def test_a_hit_forgives_all_misses(clock):
+    tried = spin.Spin()
+    for _ in range(spin.TRIES - 1):
+        looks_of_a_miss(tried)
+
+    assert tried.until(Looks(3))
+    counts = [looks_of_a_miss(tried) for _ in range(spin.TRIES)]
+
+    assert all(count > 1 for count in counts)
 
 
-def test_looking_ends(spin, clock):
-    assert miss(spin, clock) == pytest.approx(LONGEST, abs=2 * STEP)
+def test_long_sleeps_make_it_rest_sooner(clock):
+    tried = spin.Spin()
+    waits = 0
+    while looks_of_a_miss(tried) > 1:
+        clock.now += 1.0  # a sleep of a second
+        tried.woken()
+        waits += 1
+
+    assert waits < spin.TRIES / 4
 
 
-def test_a_miss_that_a_long_sleep_follows_halves_the_time(spin, clock):
-    miss(spin, clock)
-    sleep(spin, clock, 1.0)
+def test_on_a_single_processor_it_never_looks_twice(clock, monkeypatch):
+    monkeypatch.setattr(spin, "usable_cpus", lambda: 1)
+    tried = spin.Spin()
 
-    assert miss(spin, clock) == pytest.approx(LONGEST / 2, abs=2 * STEP)
-
-
-def test_misses_end_all_looking_but_the_first_look(spin, clock):
-    for _ in range(20):
-        miss(spin, clock)
-        sleep(spin, clock, 1.0)
-
-    miss(spin, clock)
-    assert clock.looks == 1
-
-
-def test_a_short_sleep_brings_the_looking_back(spin, clock):
-    for _ in range(20):
-        miss(spin, clock)
-        sleep(spin, clock, 1.0)
-
-    miss(spin, clock)
-    sleep(spin, clock, WORTH_IT / 4)
-    first = miss(spin, clock)
-    sleep(spin, clock, WORTH_IT / 4)
-    second = miss(spin, clock)
-
-    assert first == pytest.approx(SHORTEST, abs=2 * STEP)
-    assert second == pytest.approx(2 * SHORTEST, abs=2 * STEP)
-
-
-def test_a_hit_doubles_the_time(spin, clock):
-    for _ in range(2):
-        miss(spin, clock)
-        sleep(spin, clock, 1.0)
-    quarter = miss(spin, clock)
-
-    assert hit(spin, clock)
-
-    assert quarter == pytest.approx(LONGEST / 4, abs=2 * STEP)
-    assert miss(spin, clock) == pytest.approx(LONGEST / 2, abs=2 * STEP)
-
-
-def test_what_is_there_at_once_teaches_nothing(spin, clock):
-    miss(spin, clock)
-    sleep(spin, clock, 1.0)
-
-    for _ in range(5):
-        assert hit(spin, clock, true_at=1)
-
-    assert miss(spin, clock) == pytest.approx(LONGEST / 2, abs=2 * STEP)
-
-
-def test_no_hits_and_no_short_sleeps_lead_beyond_the_longest(spin, clock):
-    for _ in range(20):
-        assert hit(spin, clock)
-        miss(spin, clock)
-        sleep(spin, clock, WORTH_IT / 4)
-
-    assert miss(spin, clock) == pytest.approx(LONGEST, abs=2 * STEP)
-
-
-def test_a_single_processor_never_looks_twice(monkeypatch, clock):
-    monkeypatch.setattr(spin_module, "usable_cpus", lambda: 1)
-    spin = Spin()
-
-    for _ in range(5):
-        miss(spin, clock)
-        assert clock.looks == 1
-        sleep(spin, clock, WORTH_IT / 4)
-
-    assert hit(spin, clock, true_at=1) is True
+    assert {looks_of_a_miss(tried) for _ in range(3 * spin.TRIES)} == {1}

@@ -3,6 +3,7 @@
 import builtins
 import subprocess
 import sys
+import threading
 import traceback
 
 import pytest
@@ -27,10 +28,19 @@ def raised(error, cause=None, *, suppress=False):
             raise error from cause
         raise error
 
-    try:
-        thrower()
-    except BaseException as caught:
-        return caught
+    def catcher():
+        try:
+            thrower()
+        except BaseException as found:
+            caught.append(found)
+
+    # In a thread of its own: what tests with sys.settrace leave behind as the exception
+    # "being handled" (seen on 3.13.0) would become its context.
+    caught = []
+    thread = threading.Thread(target=catcher)
+    thread.start()
+    thread.join()
+    return caught[0]
 
 
 def across(error):

@@ -99,10 +99,12 @@ def _flags(*, own: bool) -> "list[str]":
 
 def fork_template(program: "Program") -> "Link":
     """Return the link to a template forked from the program itself, as it is now."""
+    from .child.leave import flush_files
     from .link import Link
 
     ours, theirs = socket_pair()
     lifeline = duplicate(program.lifeline)
+    flush_files()  # what is in buffers now would be written by both
     pid = os.fork()
     if not pid:
         from .child.template import serve_program

@@ -122,9 +122,8 @@ class Session:
         if type(entries[0]) is Eager:
             taken, data = self._encode_eager(entries, first)
         else:
-            taken = len(entries)
-            if Eager in set(map(type, entries)):
-                taken = next(n for n, each in enumerate(entries) if type(each) is Eager)
+            kinds = list(map(type, entries))
+            taken = kinds.index(Eager) if Eager in kinds else len(kinds)
             calls = [entry[:-1] for entry in entries[:taken]]
             data = wire.encode(
                 wire.CALL,

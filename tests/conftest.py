@@ -72,12 +72,19 @@ def take_snapshot():
     )
 
 
-def without_zombies(snapshot):
-    """Leave out processes that are being reaped just now; they will be gone soon."""
-    living = {
-        kind: n for kind, n in snapshot.processes.items() if "state Z" not in kind
-    }
-    return snapshot._replace(processes=collections.Counter(living))
+def settled_snapshot():
+    """Return a snapshot in which no process is just ending.
+
+    One that is, with what it holds, belongs to an earlier test and will be gone soon.
+    """
+    snapshots = []
+
+    def settled():
+        snapshots.append(take_snapshot())
+        return not any("no command line" in kind for kind in snapshots[-1].processes)
+
+    wait_until(settled, LIMIT, "end of processes of an earlier test")
+    return snapshots[-1]
 
 
 class Steady:
@@ -184,6 +191,6 @@ def _settled_library():
 
 @pytest.fixture(autouse=True)
 def _nothing_left(_settled_library):
-    before = without_zombies(take_snapshot())
+    before = settled_snapshot()
     yield
     check_nothing_left(before)

@@ -522,7 +522,8 @@ def test_an_interrupt_anywhere_in_a_call_harms_no_other_call():
         if not interrupt.raised:
             break
 
-    assert point > 20
+    # 3.12 tells no opcodes of a frame whose tracing is set in its call event.
+    assert point > 20 or sys.version_info[:2] == (3, 12)
 
 
 def wait_for(pair, waiter):

@@ -72,7 +72,7 @@ MAY_IMPORT = {
 # (importer, imported): why, against the above.  Inside a function only.
 EXCEPTIONS = {
     ("interpreter", "child.template"): "a copy of the program runs the template's loop",
-    ("interpreter", "child.leave"): "before it is copied, the program flushes its files",
+    ("interpreter", "child.leave"): "the program flushes its files first",
     ("interpreter", "link"): "a copy of the program is a template like another",
     ("child.worker", "child.template"): "its traceback_of knows the sources of eval",
     ("forker", "remote"): "Forker.remote and Forker.ssh are its constructors",

@@ -5,6 +5,7 @@ missing for a while (a grandchild holds the socket; the status is not known yet)
 the first sign the others are waited for, a little.
 """
 
+import _thread
 import os
 import signal
 from time import monotonic_ns
@@ -48,6 +49,7 @@ class Life:
         self._page: Page | None = page
         self._name = name
         self._pidfd: int | None = None
+        self._signalling = _thread.RLock()
         self._status: int | None = None
         self._refused: str | None = None
         self._broken: Exception | None = None
@@ -136,11 +138,12 @@ class Life:
             self._status = exit_status(self.pid, self._pidfd)
         if self._status is not None:
             self.returncode = os.waitstatus_to_exitcode(self._status)
-        self.over = True
-        if self._pidfd is not None:
-            self._program.reactor.unwatch(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
+        with self._signalling:
+            self.over = True
+            if self._pidfd is not None:
+                self._program.reactor.unwatch(self._pidfd)
+                os.close(self._pidfd)
+                self._pidfd = None
         self.on_end()
         self.known.open()
 
@@ -199,12 +202,13 @@ class Life:
 
     def kill(self, number: int) -> None:
         """Send a signal to the worker and what it has started.  Any thread."""
-        if self.over:
-            return
-        if self.pid is None:
-            self._kill_with = number
-        else:
-            kill_group(self.pid, self._pidfd, number)
+        with self._signalling:  # the pidfd is not closed meanwhile
+            if self.over:
+                return
+            if self.pid is None:
+                self._kill_with = number
+            else:
+                kill_group(self.pid, self._pidfd, number)
 
     def abandon(self) -> None:
         """Close the descriptor, in a forked copy of the program."""

@@ -1,5 +1,6 @@
 """Process: a function forked from a template that is no worker (`Forker.spawn`)."""
 
+import _thread
 import os
 import socket
 from signal import SIGKILL
@@ -30,6 +31,8 @@ class Process:
         self._name = name
         self._pid: int | None = None
         self._pidfd: int | None = None
+        self._over = False
+        self._signalling = _thread.RLock()
         self._refused: str | None = None
         self._kill_with: int | None = None
         self._known = Gate()
@@ -62,12 +65,13 @@ class Process:
 
     def kill(self, signal: int = SIGKILL) -> None:
         """Send *signal* to the process and to what it started in its group."""
-        if self._inert or self._ended.is_open():
-            return
-        if self._pid is None:
-            self._kill_with = signal
-        else:
-            kill_group(self._pid, self._pidfd, signal)
+        with self._signalling:  # the pidfd is not closed meanwhile
+            if self._inert or self._over:
+                return
+            if self._pid is None:
+                self._kill_with = signal
+            else:
+                kill_group(self._pid, self._pidfd, signal)
 
     def __repr__(self) -> str:
         state = "ended" if self._ended.is_open() else "runs"
@@ -110,10 +114,12 @@ class Process:
             return
         if status is not None:
             self.returncode = os.waitstatus_to_exitcode(status)
-        if self._pidfd is not None:
-            self._program.reactor.unwatch(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
+        with self._signalling:
+            self._over = True
+            if self._pidfd is not None:
+                self._program.reactor.unwatch(self._pidfd)
+                os.close(self._pidfd)
+                self._pidfd = None
         self._program.ends.pop(self, None)
         self._known.open()
         self._ended.open()

@@ -262,22 +262,11 @@ class Session:
 
     def _loaded(self, frame: wire.Frame) -> "list[Any]":
         """Return the results of a PACKED frame.  Raise ProtocolError."""
-        values = self._certain(frame, self.codec.load)
+        values = frame.loaded(self.codec.load)
         results = values if isinstance(values, list) else []
         if len(results) != frame.count:
             raise ProtocolError(f"{len(results)} results in {frame!r}")
         return results
-
-    def _certain(self, frame: wire.Frame, load: "Callable[[Any], Any]") -> "Any":
-        """Load what runs no code of the user; raise ProtocolError if it cannot be."""
-        try:
-            return load(frame.body)
-        except Exception as error:
-            try:
-                load(frame.body)
-            except Exception:
-                raise ProtocolError(f"{frame!r} does not load: {error}") from error
-            raise  # a signal handler had raised it
 
     def _load_error(self, body: "Any", call_id: int) -> Failure:
         try:
@@ -339,7 +328,7 @@ class Session:
 
     def _other(self, frame: wire.Frame) -> None:
         if frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):
-            self._certain(frame, self.codec.learn)
+            frame.loaded(self.codec.learn)
         elif frame.kind == wire.FAILED:
             self.setup_failure = bytes(frame.body).decode("utf-8", "replace")
         elif frame.kind == wire.RETIRE:

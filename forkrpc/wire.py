@@ -100,6 +100,17 @@ class Frame:
             raise ProtocolError(f"bodies of {at} bytes in {self!r}")
         return bodies
 
+    def loaded(self, load: "Callable[[Any], Any]") -> "Any":
+        """Load a body that runs no code of the user; ProtocolError if it cannot be."""
+        try:
+            return load(self.body)
+        except Exception as error:
+            try:
+                load(self.body)
+            except Exception:
+                raise ProtocolError(f"{self!r} does not load: {error}") from error
+            raise  # a signal handler had raised it
+
     def __repr__(self) -> str:
         return (
             f"<frame kind {self.kind}, {self.count} from {self.first}, "

@@ -137,15 +137,7 @@ class Sync:
             raise ProtocolError(f"{frame!r} from the program")
 
     def _packed(self, frame: wire.Frame) -> "list[Any]":
-        load = self.codec.load
-        try:
-            calls: Any = load(frame.body)
-        except Exception as error:
-            try:
-                load(frame.body)
-            except Exception:
-                raise ProtocolError(f"{frame!r} does not load: {error}") from error
-            raise  # a signal handler had raised it
+        calls = frame.loaded(self.codec.load)
         if not isinstance(calls, list) or len(calls) != frame.count:
             raise ProtocolError(f"{frame!r} holds {calls!r:.100}")
         return calls

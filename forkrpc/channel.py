@@ -20,6 +20,7 @@ from _queue import SimpleQueue
 from . import wire
 from .errors import ProtocolError
 from .fds import Outbox
+from .items import Items
 from .reactor import READ, WRITE
 from .spin import Spin
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .reactor import Reactor
     from .session import Session
 
+LOW = 256  # calls under way below which the reader sends more
 MILLISECONDS = 10  # between two looks of a leader at results that are held back
 _LEAD = object()  # in a waiter's queue: try to lead
 
@@ -91,15 +93,26 @@ class Channel:
     def _write(self) -> bool:
         outbox, session = self._outbox, self._session
         done = not outbox.frames or outbox.flush()
-        while done and session.unsent:
+        while done and session.unsent and not self._held_back():
             session.take(outbox.frames)
             done = outbox.flush()
-        if done and self._closing and not self._said_close:
+        if done and self._closing and not (self._said_close or session.unsent):
             self._said_close = True
             flags = wire.FOR_GOOD if self._for_good else 0
             outbox.put(wire.encode(wire.CLOSE, flags=flags))
             done = outbox.flush()
         return done
+
+    def _held_back(self) -> bool:
+        """Whether calls wait here: a worker reads on while it makes a stream."""
+        return (
+            bool(self._session.streams.under_way) and len(self._session.pending) >= LOW
+        )
+
+    def post(self, data: bytes) -> None:
+        """Send a frame that belongs to a stream, before the calls that wait."""
+        self._outbox.put(data)
+        self.flush()
 
     def say_close(self, *, for_good: bool = False) -> None:
         """Send CLOSE behind everything that is queued.
@@ -135,7 +148,7 @@ class Channel:
                     finally:
                         self._followers.pop(queue, None)
                         self._lead.clear()
-                        self._hand_over()
+                        self._hand_over(soon_back=isinstance(queue, Items))
                     self._followers[queue] = None
                 outcome = queue.get()
                 if outcome is not _LEAD:
@@ -146,21 +159,30 @@ class Channel:
     def _read_until(self, queue: "SimpleQueue[Any]") -> None:
         """Read until something is in *queue*.  The caller leads."""
         session = self._session
+        if session.decoder.frames:
+            self._resume()
         while queue.empty() and not self.over:
             if not self._spin.until(self._receive):
-                pause = MILLISECONDS if len(session.pending) > 1 else None
+                pause = (
+                    MILLISECONDS
+                    if session.streams.under_way or len(session.pending) > 1
+                    else None
+                )
                 if not self._poll.poll(pause):
                     self._owner.look_at_page()
                 self._spin.woken()
             if session.ready or session.futures:
                 self._reactor.soon(self._owner.on_read)
 
-    def _hand_over(self) -> None:
-        """See to it that someone reads on; the caller has just given up the lead."""
+    def _hand_over(self, *, soon_back: bool = False) -> None:
+        """See to it that someone reads on; the caller has just given up the lead.
+
+        soon_back: it is one who iterates, and will read again.
+        """
         for queue in list(self._followers):
             queue.put(_LEAD)
             return
-        if self._session.pending:
+        if len(self._session.pending) > soon_back:
             self._want(READ, wanted=True)
         # Else the next tick does: a program that calls again at once is spared the
         # two system calls.
@@ -234,13 +256,8 @@ class Channel:
         self._free_lost_lead()
         if self._lead.setdefault("who", self) is self:
             try:
-                if not self.over:
-                    self._session.decoder.parse()
-                    self._session.handle()
+                if not self.over and self._resume():
                     self._owner.look_at_page()
-            except ProtocolError as error:
-                self.broken, self.over = error, True
-                self._reactor.soon(self._owner.on_over)
             finally:
                 self._lead.clear()
             # While threads lead, the reactor is only in their way.
@@ -248,6 +265,17 @@ class Channel:
             self._led = False
         if self._session.unsent:
             self.flush()
+
+    def _resume(self) -> bool:
+        """Settle what an interrupted reader has left; False if it is broken."""
+        try:
+            self._session.decoder.parse()
+            self._session.handle()
+        except ProtocolError as error:
+            self.broken, self.over = error, True
+            self._reactor.soon(self._owner.on_over)
+            return False
+        return True
 
     def _free_lost_lead(self) -> None:
         """Free the lead of a thread that was interrupted before it gave it up."""

@@ -7,10 +7,13 @@ process; this tells the user.
 import signal
 import sys
 from _queue import SimpleQueue
+from _thread import get_ident
 
-from .channel import Channel
+from .channel import LOW, Channel
 from .errors import ClosedError, SerialiserError
+from .flow import Flow
 from .gate import Gate
+from .items import Items
 from .reactor import report
 from .serialisers import keepable
 from .session import MOST_CALLS, Eager, Failure
@@ -23,9 +26,6 @@ if TYPE_CHECKING:
     from .life import Life
     from .program import Program
     from .session import Session
-
-
-LOW = 256  # calls under way below which the reader sends more
 
 
 class Connection:
@@ -51,12 +51,12 @@ class Connection:
         self.closed: str | None = None
         self.ended = Gate()
         self._channel = Channel(program.reactor, sock, session)
+        self.flow = Flow(session, self._channel, life)
         self._options = options
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
         self._seen = (0, 0)  # what the worker's page told at the last look
         self._closing = False  # an orderly end was asked for
-        self._inert = False  # in a forked copy of the program
         self._killed = False  # by `kill`: nobody is to be told
         session.on_error = self._on_error
         session.on_event = options["on_event"]
@@ -75,8 +75,7 @@ class Connection:
         Never blocks.  Raise SerialiserError or ClosedError.
         """
         if self.closed is not None:
-            error = self.death_error()
-            raise ClosedError(self.closed) if error is None else error
+            raise self._refusal()
         session = self.session
         if kwargs or not session.packs or not keepable(entry[:-1]):
             entry = self._serialised(entry, kwargs)
@@ -87,6 +86,11 @@ class Connection:
         # still has to do, so that frames grow and it never runs dry.
         if len(session.unsent) >= min(len(session.pending), MOST_CALLS):
             self._channel.flush()
+
+    def _refusal(self) -> "Exception":
+        """Return why no more calls are taken."""
+        error = self.death_error()
+        return ClosedError(self.closed) if error is None else error
 
     def _serialised(self, entry: "tuple[Any, ...]", kwargs: "Any") -> Eager:
         args, target = entry[:-1], entry[-1]
@@ -123,6 +127,26 @@ class Connection:
         if self.session.unsent:
             self._channel.flush()
         return result_of(self._channel.wait(queue))
+
+    # Streams, in any thread.
+
+    def stream(self, items: Items, args: "tuple[Any, ...]", kwargs: "Any") -> None:
+        """Queue a call whose items go to *items*; as `submit`."""
+        if self.closed is not None:
+            raise self._refusal()
+        self.session.unsent.append(self._serialised((*args, items), kwargs))
+        if not self._ticking:
+            self._start_ticking()
+        self._channel.flush()
+
+    def wait_for(self, items: Items) -> None:
+        """Wait until it rings."""
+        self._channel.wait(items)
+
+    def stop_later(self) -> None:
+        """Have the generators of closed streams closed, soon.  Takes no lock."""
+        if not self.life.over:
+            self.program.reactor.soon(self.flow.stop_closed)
 
     # What has been read, in the reactor's thread.
 
@@ -210,6 +234,7 @@ class Connection:
             self._ticking = False
             return False
         self._channel.tick()
+        self.flow.stop_closed()
         self.on_read()
         self._ticking = False  # first: a call that comes now starts anew
         # A program that calls again and again keeps it ticking: no wake for each call.
@@ -226,6 +251,7 @@ class Connection:
         if seen == self._seen and seen[0]:
             self._recover()
         self._seen = seen
+        self.flow.look_at_page()
 
     def _recover(self) -> None:
         kept = self.life.kept(self.session.head())
@@ -239,6 +265,7 @@ class Connection:
         self.closed = self.closed or f"worker {self.life.pid} has ended"
         self._channel.close()
         self._recover()
+        self.flow.recover()
         lost = self._sweep()
         if self._killed:
             pass
@@ -291,7 +318,7 @@ class Connection:
 
     def drain(self, timeout: "float | None") -> bool:
         """Wait until the callbacks of all that was received so far have run."""
-        if self._inert:
+        if self.flow.inert:
             raise ClosedError(self.closed)
         done = Gate()
 
@@ -305,6 +332,8 @@ class Connection:
 
     def close_at_exit(self) -> None:
         self.close("the program is ending", for_good=True)
+        self.flow.close_those_of(0)
+        self.flow.close_those_of(get_ident())
 
     def outstanding(self) -> int:
         return self.session.outstanding()
@@ -319,7 +348,7 @@ class Connection:
         """Make this inert, in a forked copy of the program."""
         self.closed = "this process was forked from the one that owns the proxy"
         self._closing = True
-        self._inert = True
+        self.flow.inert = True
         self.ended.open()
         self.life.abandon()
         self._channel.abandon()

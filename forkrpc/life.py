@@ -12,7 +12,7 @@ from time import monotonic_ns
 
 from .death import Death
 from .gate import Gate
-from .progress import BEGUN, HELD, SINCE
+from .progress import BEGUN, FIRST, HELD, MADE, SINCE, STREAM, WAITING
 from .reactor import READ
 from .system import exit_status, kill_group
 
@@ -160,6 +160,22 @@ class Life:
             return []
         return self._page.kept(head - first, begun - first)
 
+    def made(self) -> "tuple[int, int, int]":
+        """Return a stream's id, and the numbers of its first and last items held."""
+        if self._page is None:
+            return 0, 0, 0
+        words = self._page.words
+        return words[STREAM], words[FIRST], words[MADE]
+
+    def made_items(self, received: int) -> "list[tuple[bool, Any]]":
+        """Return what the page holds behind the first *received* items of a stream."""
+        seen = self.made()
+        _, first, last = seen
+        if self._page is None or not first <= received + 1 <= last:
+            return []
+        found = self._page.kept(received + 1 - first, last + 1 - first)
+        return found if self.made() == seen else []  # it has gone on meanwhile
+
     def death(self, setup_failure: "str | None") -> Death:
         """Return what calls are told.  setup_failure: what the worker said of it."""
         if self._death is None:
@@ -191,7 +207,9 @@ class Life:
             words, oldest = self._page.words, head()
             left = timeout
             if oldest and words[BEGUN] == oldest:
-                left -= (monotonic_ns() - words[SINCE]) / 1e9
+                since = words[SINCE]
+                waits = since & WAITING
+                left -= (since ^ WAITING if waits else monotonic_ns() - since) / 1e9
             if left > 0:
                 self._program.reactor.later(left, look)
             else:

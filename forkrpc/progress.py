@@ -3,13 +3,14 @@
 A block of memory, shared by one worker and the parent: writing a word costs 34 ns, and
 all of it can be read while the worker is stuck, and after it was killed.
 
-    words     BEGUN, SINCE, HELD
+    words     BEGUN, SINCE, HELD; STREAM, FIRST, MADE
     slots     one number for each result that is held back (see Journal)
     tags      what the slot is: one of the kinds below
     data      bodies of results that are no numbers
 
 A worker gathers the results of quick calls and writes them together.  Until then they
-stand here as well, so that a crash of the next call cannot lose them.
+stand here as well, so that a crash of the next call cannot lose them.  The items of a
+stream that is being made stand here in the same way.
 """
 
 import _thread
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 BEGUN = 0  # id of the call that was begun last; 0 before the first
 SINCE = 1  # time.monotonic_ns() when it began; kept only for calls with a limit
 HELD = 2  # id of the call whose result is in slot 0; 0: nothing is held
+STREAM = 5  # id of the call whose items are in the slots; 0: none
+FIRST = 6  # number of the item in slot 0; items count from 1
+MADE = 7  # number of the last item that was made; stored behind its slot
+WAITING = 1 << 63  # in SINCE: the call waits for its caller; the rest: ns it has run
 SLOTS = 512  # results that may be held at once
 LONGEST_BODY = 1024  # bytes of a result that may be held
 
@@ -150,7 +155,7 @@ class Arena:
         number = self.free.pop()
         start = number * BLOCK
         page = Page(self._view[start : start + BLOCK], self, number)
-        for word in (BEGUN, SINCE, HELD):
+        for word in (BEGUN, SINCE, HELD, STREAM, FIRST, MADE):
             page.words[word] = 0
         return page
 

@@ -1,9 +1,11 @@
 """Proxy: what the user calls.  A thin handle; dropping it closes the connection."""
 
+from _thread import get_ident
 from signal import SIGKILL
 
 from .connection import Connection
 from .future import CallFuture
+from .stream import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +61,17 @@ class Proxy:
         connection = self._connection
         connection.program.check_may_wait("call()")
         return connection.call(args, kwargs)
+
+    def stream(self, /, *args: "Any", **kwargs: "Any") -> "Stream":
+        """Call a generator function; return an iterator of what it yields.
+
+        The items come as they are produced, at most 64 items or 256 KiB ahead of who
+        takes them.  Closing or dropping the iterator closes the generator.  Raise
+        RuntimeError at once in the thread that runs callbacks, as `call`.
+        """
+        connection = self._connection
+        connection.program.check_may_wait("stream()")
+        return Stream(connection, args, kwargs)
 
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of everything received so far have run.
@@ -117,6 +130,7 @@ class Proxy:
         traceback: "TracebackType | None",
     ) -> None:
         self.close()
+        self._connection.flow.close_those_of(get_ident())  # nobody takes the rest
         self.join()
 
     def __del__(self) -> None:

@@ -132,7 +132,7 @@ def explained(
 def _hint(culprit: object) -> str:
     name = type(culprit).__name__
     if name in ("generator", "async_generator"):
-        return "; a function that yields needs stream(), still to come: return a list"
+        return "; call a function that yields with stream(), or return a list"
     if name == "coroutine":
         return '; a coroutine needs backend="async", still to come: use asyncio.run()'
     return ""

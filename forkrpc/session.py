@@ -20,6 +20,8 @@ from . import wire
 from .classes import PROTOCOL
 from .errors import ProtocolError, SerialiserError
 from .gate import is_interrupt
+from .items import Failure as Failure
+from .items import Items, Streams
 from .outcome import unpack
 from .serialisers import Codec, PickleCodec
 
@@ -46,15 +48,6 @@ class Eager(tuple):  # type: ignore[type-arg]
     """An entry that was serialised when the call was made: (body, keywords, target)."""
 
     __slots__ = ()
-
-
-class Failure:
-    """Stands for the exception of a call where its result would stand."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
 
 class Awaiter:
@@ -90,6 +83,7 @@ class Session:
         self.retired = False
         self.setup_failure: str | None = None
         self.sent = 0
+        self.streams = Streams()
         self._recovered = 0  # id of the last call whose result was read from the page
 
     def use(self, codec: Codec) -> None:
@@ -119,6 +113,9 @@ class Session:
             self._take_one(frames, self.unsent[0], first)
             return
         entries = list(islice(self.unsent, MOST_CALLS))
+        if isinstance(entries[0][-1], Items):
+            self._take_stream(frames, first)
+            return
         if type(entries[0]) is Eager:
             taken, data = self._encode_eager(entries, first)
         else:
@@ -154,6 +151,16 @@ class Session:
             partial(setattr, self, "sent", first),
         )
 
+    def _take_stream(self, frames: "Any", first: int) -> None:
+        data, *steps = self.streams.sending(self.unsent[0], first)
+        wire.at_once(
+            partial(frames.append, (data, ())),
+            partial(self.pending.append, self.unsent[0][-1]),
+            self.unsent.popleft,
+            partial(setattr, self, "sent", first),
+            *steps,
+        )
+
     def _encode_eager(self, entries: "list[Any]", first: int) -> "tuple[int, bytes]":
         """Return how many bodies share the next frame, and the frame."""
         body, keywords, target = entries[0]
@@ -162,6 +169,8 @@ class Session:
         bodies, size = [body], len(body)
         for entry in islice(entries, 1, None):
             if type(entry) is not Eager or entry[1] != keywords or entry[2] is None:
+                break
+            if isinstance(entry[2], Items):
                 break
             size += len(entry[0])
             if size > MOST_BYTES:
@@ -182,6 +191,9 @@ class Session:
             elif kind == wire.EVENT:
                 item = (self._event, frame.body)
                 wire.at_once(partial(self.ready.append, item), frames.popleft)
+            elif kind == wire.ITEM:
+                steps = self.streams.arriving(frame, self._outcomes)
+                wire.at_once(*steps, frames.popleft)
             else:
                 self._other(frame)
                 frames.popleft()
@@ -207,6 +219,12 @@ class Session:
             return
         outcomes = self._outcomes(frame)
         self._commit(outcomes[skip:], self.decoder.frames.popleft)
+
+    def recover_items(self, items: Items, kept: "list[tuple[bool, Any]]") -> None:
+        """Hand over what stood in the worker's page, behind all that was received."""
+        load, call_id = self._load_result, items.call_id
+        found = [load(value, call_id) if body else value for body, value in kept]
+        wire.at_once(*items.adding(found))
 
     def recover(self, kept: "list[tuple[bool, Any]]") -> None:
         """Settle the oldest calls with results that stood in the worker's page."""
@@ -241,7 +259,12 @@ class Session:
         ready: list[tuple[Any, object]] = []
         puts: list[Any] = []
         for target, outcome in zip(targets, outcomes, strict=True):
-            if isinstance(target, SimpleQueue):
+            if isinstance(target, Items):
+                puts += target.ending(outcome)
+                puts.append(partial(self.streams.under_way.pop, target.call_id, None))
+                if target.closed and isinstance(outcome, Failure):
+                    ready.append((self.on_error, outcome.error))  # nobody else is told
+            elif isinstance(target, SimpleQueue):
                 puts.append(partial(target.put, outcome))
             elif isinstance(target, Awaiter):
                 puts.append(partial(self.futures.append, (target, outcome)))
@@ -253,6 +276,8 @@ class Session:
 
     def _outcomes(self, frame: wire.Frame) -> "list[Any]":
         """Return the results, or Failures, of a frame."""
+        if frame.flags & wire.ENDED:
+            return [None]
         if frame.flags & wire.PACKED:
             return self._loaded(frame)
         bodies = enumerate(frame.bodies(), frame.first)

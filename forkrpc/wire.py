@@ -13,6 +13,21 @@ A connection opens, in both directions, with GREETING.  Then frames follow:
 all little endian.  The body of a frame with PACKED in its flags is one serialised list
 of `count` items; with another count than 1 it is a table of `count` u32 lengths and the
 bodies behind it; else it is one body.
+
+A stream is a call whose function yields items.  It is made by one STREAM frame, whose
+`first` is its id among the calls, and answered by
+
+    ITEM      `count` items, oldest first; `first`: id of the stream
+    RESULT    with ENDED in its flags, without a body: there are no more
+    ERROR     in its place, as of a call
+
+The worker makes an item only while less than a window is made and not taken.
+
+    CREDIT    `first`: id of the stream; body: u64, how many items were taken so far.
+              As many as were sent: somebody waits for the next one
+    STOP      `first`: id of the stream: close the generator.  Its RESULT or ERROR comes
+
+Both overtake the calls that wait in the worker, and mean nothing once it has ended.
 """
 
 from _struct import Struct
@@ -35,8 +50,10 @@ GREETING = b"frkrpc\x00" + bytes([VERSION])
 
 # From the parent to a worker.
 CALL, CLOSE, DEFINE = 1, 2, 3
+STREAM, CREDIT, STOP = 5, 6, 7
 # From a worker to the parent (DEFINE goes both ways).
 RESULT, ERROR, EVENT, READY, FAILED, RETIRE = 16, 17, 18, 19, 20, 21
+ITEM = 22
 # From the parent to a template.
 STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT = range(32, 41)
 # From a template to the parent.
@@ -44,8 +61,14 @@ STARTED, REFUSED, EXITED, PONG = range(48, 52)
 
 PACKED, KEYWORDS = 1, 2  # flags of calls and results
 FOR_GOOD = 1  # flag of CLOSE: the program ends
+ENDED = 4  # flag of a stream's RESULT
+WITHDRAWN = 8  # flag of STREAM: it was closed before it was sent; no body
+
+WINDOW = 64  # items that a stream may be ahead of who takes them
+WINDOW_BYTES = 256 << 10  # the same in bytes; the item that reaches it is still made
 
 _HEADER = Struct("<BBHIQQQ")
+_TAKEN = Struct("<Q")
 _unpack = _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
 LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
@@ -55,6 +78,7 @@ LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 _call = methodcaller("__call__")
 _KINDS = frozenset(
     [CALL, CLOSE, DEFINE, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
+    + [STREAM, CREDIT, STOP, ITEM]
     + [STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT]
     + [STARTED, REFUSED, EXITED, PONG]
 )
@@ -143,6 +167,19 @@ def encode_bodies(
     length = len(table) + sum(map(len, bodies))
     header = _HEADER.pack(kind, flags, 0, count, first, 0, length)
     return b"".join((header, table, *bodies))
+
+
+def credit(call_id: int, taken: int) -> bytes:
+    """Return the CREDIT frame of a stream of which *taken* items were taken."""
+    return encode(CREDIT, _TAKEN.pack(taken), first=call_id)
+
+
+def taken_of(frame: Frame) -> int:
+    """Return how many items a CREDIT frame tells.  Raise ProtocolError."""
+    if len(frame.body) != _TAKEN.size:
+        raise ProtocolError(f"{frame!r} tells no number")
+    taken: int = _TAKEN.unpack(frame.body)[0]
+    return taken
 
 
 def at_once(*steps: "Callable[[], object]") -> None:

@@ -1152,7 +1152,7 @@ def test_a_coroutine_of_a_class_fails_its_calls(template):
 def test_the_call_of_a_generator_function_says_what_to_use(template):
     with template.run("proxy_work.numbers", **QUIET) as proxy:
         for _ in range(2):
-            with pytest.raises(forkrpc.Error, match=r"stream\(\)"):
+            with pytest.raises(TypeError, match=r"stream\(\)"):
                 proxy.call(3)
 
 

@@ -15,11 +15,11 @@ from helpers import MS
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 
 KINDS = (
-    *(wire.CALL, wire.CLOSE, wire.DEFINE),
+    *(wire.CALL, wire.CLOSE, wire.DEFINE, wire.STREAM, wire.CREDIT, wire.STOP),
     *(wire.RESULT, wire.ERROR, wire.EVENT, wire.READY, wire.FAILED, wire.RETIRE),
     *(wire.STATE, wire.REQUIRE, wire.EVAL, wire.VALUES, wire.HANDLES, wire.FORK),
     *(wire.RUN, wire.PING, wire.ADOPT),
-    *(wire.STARTED, wire.REFUSED, wire.EXITED, wire.PONG),
+    *(wire.STARTED, wire.REFUSED, wire.EXITED, wire.PONG, wire.ITEM),
 )
 # Offsets in a header, from the table in wire.py.
 KIND_AT, COUNT_AT, BUFFERS_AT, LENGTH_AT = 0, 4, 16, 24

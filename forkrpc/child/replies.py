@@ -20,6 +20,8 @@ from ..serialisers import SCALARS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from collections import deque
+    from collections.abc import Callable
     from typing import Any
 
     from ..progress import Page
@@ -33,6 +35,8 @@ class Replies:
 
     codec: set before the first result.
     deadline: time.monotonic() at which what is held has to leave; 0: nothing is held.
+    lock: held while anything is made a frame.
+    frame_items: makes a frame of what a stream holds; nothing may overtake that.
 
     A signal handler of the user may raise between any two bytecodes, so the number of
     answered calls is never stored beside the answers: `done` is reckoned from them.
@@ -46,7 +50,8 @@ class Replies:
         self._limit = limit
         self._outbox = Outbox(channel)
         self._outbox.put(wire.GREETING)
-        self._lock = _thread.RLock()
+        self.lock = self._lock = _thread.RLock()
+        self.frame_items: Callable[[deque[Any]], None] | None = None  # a stream's
         self._gone = False
         self._framed = 0  # id of the last call whose answer is in a frame
         self._run: list[Any] = []  # results of the calls after it: values, or bodies
@@ -119,6 +124,8 @@ class Replies:
 
     def _frame_run(self) -> None:
         """Make the results held so far a frame, still unsent."""
+        if self.frame_items is not None:
+            self.frame_items(self._outbox.frames)
         run = self._run
         if not run:
             return
@@ -139,7 +146,7 @@ class Replies:
     def answer(self, call_id: int, data: bytes) -> None:
         """Send the frame that answers a call, behind what is held."""
         with self._lock:
-            if self._run:
+            if self._run or self.frame_items is not None:
                 self._frame_run()
             wire.at_once(
                 partial(self._outbox.frames.append, (data, ())),

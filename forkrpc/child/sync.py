@@ -15,11 +15,12 @@ from ..spin import Spin
 from ..system import mortal
 from .leave import exit_status_of
 from .replies import Replies
+from .stream import Producer, iterator_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from ..progress import Page
@@ -33,18 +34,20 @@ class Sync:
     """The worker's end of its connection; `codec` and `function` are set first."""
 
     function: "Callable[..., Any]"
+    streamed: "Callable[..., Any]"  # what a stream's call executes
 
     def __init__(self, channel: "socket", spec: "dict[str, Any]", page: "Page") -> None:
         self.replies = Replies(channel, page, spec["max_frame"])
         self._channel = channel
-        self._words = page.words
+        self._page, self._words = page, page.words
         self._timed = spec["timed"]
         self._mortal = spec["mortal"]
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
+        self.frames = self._decoder.frames
         self._spin = Spin()
         self._ended: int | None = None  # exit status, once known
         self.program_gone = False  # or going: what was started here goes too
-        self._copy = False  # this process was forked from the worker
+        self.copy = False  # this process was forked from the worker
 
     @property
     def codec(self) -> "Codec":
@@ -56,7 +59,7 @@ class Sync:
 
     def become_copy(self) -> None:
         """End when the function returns: it forked this process."""
-        self._copy = True
+        self.copy = True
 
     def serve(self) -> int:
         """Execute calls until the end of input; return the exit status."""
@@ -103,12 +106,29 @@ class Sync:
         return True
 
     def _receive(self, flags: int) -> None:
+        if not self.receive(flags):
+            self._ended, self.program_gone = 0, True
+
+    def receive(self, flags: int) -> bool:
+        """Read once; return False at the end of input.  Raise BlockingIOError."""
         try:
-            if self._decoder.receive(self._channel.recv, flags):
-                return
+            return self._decoder.receive(self._channel.recv, flags) > 0
         except ConnectionError:
-            pass
-        self._ended, self.program_gone = 0, True
+            return False
+
+    def wait_for_more(self, read: "Callable[[int], object]") -> None:
+        """Have *read* read once, with or without MSG_DONTWAIT; wait for something."""
+
+        def look() -> bool:
+            try:
+                read(MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            return True
+
+        if not self._spin.until(look):
+            read(0)
+            self._spin.woken()
 
     def _may_die(self, yes: bool) -> None:
         if self._mortal:
@@ -129,6 +149,10 @@ class Sync:
                 self._calls(frame.first, zip(frame.bodies()), self._of_keywords)
             else:
                 self._calls(frame.first, zip(frame.bodies()), self._of_body)
+        elif frame.kind == wire.STREAM:
+            self._stream(frame)
+        elif frame.kind in (wire.CREDIT, wire.STOP):
+            pass  # of a stream that has ended meanwhile
         elif frame.kind == wire.CLOSE:
             self._ended, self.program_gone = 0, bool(frame.flags & wire.FOR_GOOD)
         elif frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):
@@ -160,7 +184,7 @@ class Sync:
         self._words[BEGUN] = call_id
         try:
             value = self.function(*calls[0])
-            if self._copy:
+            if self.copy:
                 os._exit(0)
             self.replies.result_now(call_id, value)
         except BaseException as error:  # fails this call only; the worker goes on
@@ -179,7 +203,7 @@ class Sync:
             words[BEGUN] = call_id
             try:
                 value = execute(*call)
-                if self._copy:
+                if self.copy:
                     os._exit(0)
                 result(call_id, value)
             except BaseException as error:  # fails this call only; the worker goes on
@@ -192,8 +216,39 @@ class Sync:
             before = now
             call_id += 1
 
+    def _stream(self, frame: wire.Frame) -> None:
+        """Execute a call and send what it yields."""
+        call_id, replies = frame.first, self.replies
+        if call_id <= replies.done():
+            return
+        if call_id > replies.done() + 1:
+            raise ProtocolError(f"{frame!r} after call {replies.done()}")
+        producer = Producer(call_id, self, replies, self._page)
+        try:
+            if not frame.flags & wire.WITHDRAWN and producer.begin():
+                if self._timed:
+                    self._words[SINCE] = monotonic_ns()
+                self._words[BEGUN] = call_id
+                producer.send_all(self._iterator(frame))
+            if self.copy:
+                os._exit(0)
+            data = wire.encode(wire.RESULT, flags=wire.ENDED, first=call_id)
+            replies.answer(call_id, data)
+        except BaseException as error:  # fails this call only; the worker goes on
+            self._failed(call_id, error)
+        finally:
+            producer.end()
+        if producer.broken is not None:
+            raise producer.broken
+
+    def _iterator(self, frame: wire.Frame) -> "Iterator[Any]":
+        args, keywords = list(self._load(frame.body)), {}
+        if frame.flags & wire.KEYWORDS:
+            keywords = args.pop()
+        return iterator_of(self.streamed, self.streamed(*args, **keywords))
+
     def _failed(self, call_id: int, error: BaseException) -> None:
-        if self._copy:
+        if self.copy:
             os._exit(1)
         if self.replies.done() >= call_id:
             raise error  # a signal's handler raised it, behind the call

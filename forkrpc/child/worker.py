@@ -16,6 +16,7 @@ from ..serialisers import PickleCodec, codec
 from ..system import arm_lifeline, default_signals, hung_up, mortal, set_title
 from . import enter
 from .leave import exit_status_of, leave
+from .stream import for_calls
 from .sync import Sync
 
 TYPE_CHECKING = False
@@ -169,7 +170,8 @@ class Role:
             backend.codec = codec(serialiser, backend.define)
             if isinstance(backend.codec, PickleCodec):
                 backend.codec.sent |= classes.known()
-            backend.function = self._function(values)
+            backend.streamed = self._function(values)
+            backend.function = for_calls(backend.streamed)
         except SystemExit:
             raise
         except BaseException as error:  # told to the program, which fails the calls

@@ -1,0 +1,65 @@
+"""What a worker is told of its streams, and what its page tells of them.
+
+Any thread may tell.  What an interrupt leaves unsaid is said by the next tick, and
+saying it twice does no harm.
+"""
+
+from . import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .items import Items
+    from .life import Life
+    from .session import Session
+
+
+class Flow:
+    """The streams of one connection.
+
+    inert: this is a forked copy of the program, where nothing is told.
+    """
+
+    def __init__(self, session: "Session", channel: "Channel", life: "Life") -> None:
+        self.inert = False
+        self._session = session
+        self._channel = channel
+        self._life = life
+        self._seen = (0, 0, 0)  # what the page told at the last look
+
+    def credit(self, items: "Items", taken: int) -> None:
+        """Tell how many items of a stream were taken."""
+        if items.call_id and not self.inert:
+            self._channel.post(wire.credit(items.call_id, taken))
+
+    def stop_closed(self) -> None:
+        """Have the generators of closed streams closed."""
+        for call_id, items in list(self._session.streams.under_way.items()):
+            if items.closed and not items.stopped and not self.inert:
+                self._channel.post(wire.encode(wire.STOP, first=call_id))
+                items.stopped = True
+
+    def close_those_of(self, taker: int) -> None:
+        """Close the streams that this thread was the last to take from; 0: nobody."""
+        for items in list(self._session.streams.under_way.values()):
+            if items.taker == taker:
+                items.closed = True
+        self.stop_closed()
+
+    def look_at_page(self) -> None:
+        """Hand over items that a stuck worker holds back.  The caller leads.
+
+        Stuck: it has made no other since the last look.
+        """
+        made = self._life.made()
+        if made == self._seen and made[0]:
+            self.recover()
+        self._seen = made
+
+    def recover(self) -> None:
+        """Hand over the items that stand in the page."""
+        items = self._session.streams.under_way.get(self._life.made()[0])
+        if items is not None and not items.closed:
+            kept = self._life.made_items(items.received)
+            if kept:
+                self._session.recover_items(items, kept)

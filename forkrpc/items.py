@@ -1,0 +1,119 @@
+"""What has come of streams and was not taken yet, without I/O.
+
+Whoever reads the socket appends; the one who iterates takes.  Both do so by single
+calls into C (`wire.at_once`): an interrupt of either loses nothing.
+"""
+
+from _queue import SimpleQueue
+from collections import deque
+from functools import partial
+
+from . import wire
+from .errors import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Steps = list[Callable[[], object]]
+
+
+class Failure:
+    """Stands for the exception of a call where its result would stand."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class Items(SimpleQueue):  # type: ignore[type-arg]
+    """The target of a stream's call.  As a queue it only rings: look into `arrived`.
+
+    call_id: 0 before it was sent.
+    arrived: (list of items, their bytes) in order; at the end (None, its outcome).
+    closed: nobody wants more.  stopped: the worker was told so.
+    received: how many items have come, framed: how many of them in frames.  The others
+    were read from the worker's page, and come once more if the worker lives on.
+    taker: the thread that took from it last.
+    """
+
+    def __init__(self) -> None:
+        self.call_id = 0
+        self.arrived: deque[tuple[Any, Any]] = deque()
+        self.closed = False
+        self.stopped = False
+        self.received = self.framed = 0
+        self.taker = 0
+
+    def adding(self, found: "list[Any]", size: int = 0, framed: int = 0) -> "Steps":
+        """Return steps that append items, *framed* of them or more from a frame.
+
+        A Failure among them, which is one that cannot be loaded, is the end.
+        """
+        steps: Steps = [partial(setattr, self, "framed", self.framed + framed)]
+        kinds = list(map(type, found))
+        good = kinds.index(Failure) if Failure in kinds else len(found)
+        if good:
+            steps += (
+                partial(self.arrived.append, (found[:good], size)),
+                partial(setattr, self, "received", self.received + good),
+            )
+        if good < len(found):
+            steps += (
+                partial(self.arrived.append, (None, found[good])),
+                partial(setattr, self, "closed", True),
+            )
+        return [*steps, self.ring]
+
+    def ending(self, outcome: object) -> "Steps":
+        """Return steps that append the end."""
+        return [partial(self.arrived.append, (None, outcome)), self.ring]
+
+    @property
+    def ring(self) -> "Callable[[], object]":
+        """A step that wakes whoever waits, to look again."""
+        return partial(self.put, None)
+
+    def quiet(self) -> None:
+        """Forget that it rang; in the thread that takes, which looks next."""
+        while not self.empty():
+            self.get_nowait()
+
+
+class Streams:
+    """The streams of one session.
+
+    under_way: those that were sent and have not ended, by their ids.
+    """
+
+    def __init__(self) -> None:
+        self.under_way: dict[int, Items] = {}
+
+    def sending(self, entry: "Any", first: int) -> "list[Any]":
+        """Return the STREAM frame of an entry of Session.unsent, and steps."""
+        body, keywords, items = entry
+        flags = wire.KEYWORDS if keywords else 0
+        if items.closed:
+            body, flags = b"", wire.WITHDRAWN
+        return [
+            wire.encode(wire.STREAM, body, flags=flags, first=first),
+            partial(self.under_way.__setitem__, first, items),
+            partial(setattr, items, "call_id", first),
+        ]
+
+    def arriving(
+        self, frame: wire.Frame, load: "Callable[[wire.Frame], list[Any]]"
+    ) -> "Steps":
+        """Return the steps that hand over the items of a frame.  Raise ProtocolError.
+
+        Those that were read from the page before are not handed over again.
+        """
+        items = self.under_way.get(frame.first)
+        if items is None:
+            raise ProtocolError(f"{frame!r}, of no stream under way")
+        found: list[Any] = []
+        if not items.closed:
+            found = load(frame)[items.received - items.framed :]
+        return items.adding(found, len(frame.body), frame.count)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from .awaiter import Awaiter
     from .reactor import Reactor
     from .session import Session
 
@@ -100,6 +101,22 @@ class Channel:
             outbox.put(wire.encode(wire.CLOSE, flags=flags))
             done = outbox.flush()
         return done
+
+    def cancel(self, target: "Awaiter") -> bool:
+        """Withdraw a call, or tell the worker to cancel it; return whether it is."""
+        if self._writing._is_owned():  # type: ignore[attr-defined]
+            return False  # a signal handler of the user; the call may be half sent
+        with self._writing:
+            if self.over:
+                return False
+            if self._session.withdrawn.add(target):
+                return True
+            frame = self._session.cancelling(target)
+            if frame is None:
+                return False
+            self._outbox.put(frame)
+        self.flush()
+        return True
 
     def say_close(self, *, for_good: bool = False) -> None:
         """Send CLOSE behind everything that is queued.
@@ -246,7 +263,7 @@ class Channel:
             # While threads lead, the reactor is only in their way.
             self._want(READ, wanted=not self._led)
             self._led = False
-        if self._session.unsent:
+        if self._session.unsent or self._outbox.frames:
             self.flush()
 
     def _free_lost_lead(self) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from .awaiter import Awaiter
     from .reactor import Reactor
     from .session import Session
 
@@ -113,6 +114,22 @@ class Channel:
         """Send a frame that belongs to a stream, before the calls that wait."""
         self._outbox.put(data)
         self.flush()
+
+    def cancel(self, target: "Awaiter") -> bool:
+        """Withdraw a call, or tell the worker to cancel it; return whether it is."""
+        if self._writing._is_owned():  # type: ignore[attr-defined]
+            return False  # a signal handler of the user; the call may be half sent
+        with self._writing:
+            if self.over:
+                return False
+            if self._session.withdrawn.add(target):
+                return True
+            frame = self._session.cancelling(target)
+            if frame is None:
+                return False
+            self._outbox.put(frame)
+        self.flush()
+        return True
 
     def say_close(self, *, for_good: bool = False) -> None:
         """Send CLOSE behind everything that is queued.
@@ -263,7 +280,7 @@ class Channel:
             # While threads lead, the reactor is only in their way.
             self._want(READ, wanted=not self._led)
             self._led = False
-        if self._session.unsent:
+        if self._session.unsent or self._outbox.frames:
             self.flush()
 
     def _resume(self) -> bool:

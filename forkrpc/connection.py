@@ -9,20 +9,23 @@ import sys
 from _queue import SimpleQueue
 from _thread import get_ident
 
+from .awaiter import Failure
 from .channel import LOW, Channel
+from .entries import Eager
 from .errors import ClosedError, SerialiserError
 from .flow import Flow
 from .gate import Gate
 from .items import Items
 from .reactor import report
 from .serialisers import keepable
-from .session import MOST_CALLS, Eager, Failure
+from .session import MOST_CALLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
     from typing import Any
 
+    from .awaiter import Awaiter
     from .life import Life
     from .program import Program
     from .session import Session
@@ -52,6 +55,7 @@ class Connection:
         self.ended = Gate()
         self._channel = Channel(program.reactor, sock, session)
         self.flow = Flow(session, self._channel, life)
+        self._ahead = session.ahead(life)
         self._options = options
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
@@ -63,7 +67,7 @@ class Connection:
         life.read_rest = self._channel.read_rest
         life.on_end = self._on_end
         if options["timeout"] is not None:
-            life.limit_calls(options["timeout"], session.head)
+            life.limit_calls(options["timeout"], *session.limits())
         program.ends[self] = None
         self._channel.start(self)
 
@@ -84,7 +88,7 @@ class Connection:
             self._start_ticking()
         # Send at once while little is under way; then let as much gather as the worker
         # still has to do, so that frames grow and it never runs dry.
-        if len(session.unsent) >= min(len(session.pending), MOST_CALLS):
+        if len(session.unsent) >= min(len(self._ahead), MOST_CALLS):
             self._channel.flush()
 
     def _refusal(self) -> "Exception":
@@ -148,6 +152,15 @@ class Connection:
         if not self.life.over:
             self.program.reactor.soon(self.flow.stop_closed)
 
+    def cancel(self, target: "Awaiter") -> bool:
+        """Cancel the call of *target*, if it can be; return whether it is cancelled.
+
+        That is: it was not sent, or it is for an async worker, which is told.  Then
+        *target* is soon settled with CANCELLED, perhaps behind an outcome that was
+        under way; its caller may do so at once.  Any thread; never blocks.
+        """
+        return self._channel.cancel(target)
+
     # What has been read, in the reactor's thread.
 
     def on_read(self) -> None:
@@ -156,7 +169,7 @@ class Connection:
         if session.retired and self.closed is None:
             self.close("the worker has retired")
         self._deliver()
-        if session.unsent and len(session.pending) < LOW:
+        if session.unsent and len(self._ahead) < LOW:
             self._channel.flush()
 
     def on_over(self) -> None:
@@ -239,7 +252,9 @@ class Connection:
         self._ticking = False  # first: a call that comes now starts anew
         # A program that calls again and again keeps it ticking: no wake for each call.
         sent, self._sent = self._sent, self.session.sent
-        self._ticking = bool(self.session.outstanding()) or sent != self._sent
+        self._ticking = bool(
+            self.session.outstanding() or self.session.futures or sent != self._sent
+        )
         return self._ticking
 
     def look_at_page(self) -> None:
@@ -254,9 +269,7 @@ class Connection:
         self.flow.look_at_page()
 
     def _recover(self) -> None:
-        kept = self.life.kept(self.session.head())
-        if kept:
-            self.session.recover(kept)
+        self.session.look(self.life)
 
     # The end, in the reactor's thread.
 

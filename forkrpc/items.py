@@ -9,6 +9,7 @@ from collections import deque
 from functools import partial
 
 from . import wire
+from .awaiter import Failure
 from .errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -17,15 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     Steps = list[Callable[[], object]]
-
-
-class Failure:
-    """Stands for the exception of a call where its result would stand."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
 
 class Items(SimpleQueue):  # type: ignore[type-arg]
@@ -67,10 +59,6 @@ class Items(SimpleQueue):  # type: ignore[type-arg]
             )
         return [*steps, self.ring]
 
-    def ending(self, outcome: object) -> "Steps":
-        """Return steps that append the end."""
-        return [partial(self.arrived.append, (None, outcome)), self.ring]
-
     @property
     def ring(self) -> "Callable[[], object]":
         """A step that wakes whoever waits, to look again."""
@@ -101,6 +89,14 @@ class Streams:
             wire.encode(wire.STREAM, body, flags=flags, first=first),
             partial(self.under_way.__setitem__, first, items),
             partial(setattr, items, "call_id", first),
+        ]
+
+    def ending(self, items: Items, outcome: object) -> "Steps":
+        """Return steps that append the end of a stream."""
+        return [
+            partial(items.arrived.append, (None, outcome)),
+            partial(self.under_way.pop, items.call_id, None),
+            items.ring,
         ]
 
     def arriving(

@@ -186,3 +186,11 @@ def _attach(error: BaseException, text: str) -> None:
         seen.add(id(following))
         error = following
     error.__cause__ = RemoteTraceback(text)
+
+
+def name_call(error: Exception, text: str) -> None:
+    """Set `.call` where the exception takes it."""
+    try:
+        error.call = text  # type: ignore[attr-defined]
+    except Exception:  # a class of the user's, with slots or a __setattr__
+        return

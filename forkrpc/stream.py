@@ -13,8 +13,9 @@ from functools import partial
 from itertools import count
 from operator import is_not
 
+from .awaiter import Failure
 from .errors import ClosedError
-from .items import Failure, Items
+from .items import Items
 from .wire import WINDOW, WINDOW_BYTES, at_once
 
 TYPE_CHECKING = False

@@ -30,12 +30,11 @@ from forkrpc import (
 )
 from forkrpc import session as session_module
 from forkrpc.death import Death
+from forkrpc.entries import MOST_BYTES, Eager
 from forkrpc.serialisers import codec
 from forkrpc.session import (
-    MOST_BYTES,
     MOST_CALLS,
     Awaiter,
-    Eager,
     Failure,
     Session,
 )

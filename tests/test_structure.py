@@ -32,25 +32,34 @@ LAYERS = {
     "serialisers": ("both", 4),
     "outcome": ("both", 5),
     "child": ("child", 10),
-    "child.leave": ("child", 10),
+    "child.bodies": ("child", 9),
+    "child.deadlines": ("child", 9),
+    "child.done": ("child", 9),
+    "child.leave": ("child", 9),
+    "child.answers": ("child", 10),
     "child.replies": ("child", 10),
+    "child.calls": ("child", 11),
     "child.stream": ("child", 11),
     "child.sync": ("child", 12),
     "child.aio": ("child", 12),
     "child.worker": ("child", 13),
     "child.template": ("child", 14),
+    "awaiter": ("parent", 19),
     "death": ("parent", 20),
     "gate": ("parent", 20),
     "items": ("parent", 20),
+    "entries": ("parent", 21),
     "options": ("parent", 20),
     "scheduling": ("parent", 20),
     "interpreter": ("parent", 21),
     "reactor": ("parent", 21),
-    "session": ("parent", 21),
+    "session": ("parent", 22),
+    "twin": ("parent", 21),
     "channel": ("parent", 22),
     "future": ("parent", 22),
     "life": ("parent", 22),
     "flow": ("parent", 23),
+    "overlapping": ("parent", 23),
     "link": ("parent", 23),
     "connection": ("parent", 24),
     "process": ("parent", 24),
@@ -91,7 +100,9 @@ STDLIB_AT_IMPORT = {
     *("collections", "functools", "operator"),  # _pickle loads them in any case
 }
 MORE_AT_IMPORT = {
-    "child.aio": {"asyncio"},  # loaded for async workers only
+    # Loaded for async workers only.
+    "child.aio": {"asyncio", "contextvars", "inspect"},
+    "child.calls": {"asyncio", "contextvars", "inspect"},
 }
 
 PUBLIC = {
@@ -108,9 +119,9 @@ NOT_IN_A_WORKER = {
 
 # What a worker that ran nothing else has loaded, over what every interpreter has.
 IN_A_WORKER = {
-    *("forkrpc", "forkrpc.child", "forkrpc.child.leave", "forkrpc.child.replies"),
-    *("forkrpc.child.stream", "forkrpc.child.sync", "forkrpc.child.template"),
-    "forkrpc.child.worker",
+    *("forkrpc", "forkrpc.child", "forkrpc.child.bodies", "forkrpc.child.leave"),
+    *("forkrpc.child.replies", "forkrpc.child.stream", "forkrpc.child.sync"),
+    *("forkrpc.child.template", "forkrpc.child.worker"),
     *("forkrpc.classes", "forkrpc.errors", "forkrpc.fds", "forkrpc.functions"),
     *("forkrpc.outcome", "forkrpc.progress", "forkrpc.serialisers", "forkrpc.spin"),
     *("forkrpc.system", "forkrpc.wire"),

@@ -5,6 +5,8 @@ saying it twice does no harm.
 """
 
 from . import wire
+from .awaiter import Failure
+from .errors import ClosedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +42,15 @@ class Flow:
                 items.stopped = True
 
     def close_those_of(self, taker: int) -> None:
-        """Close the streams that this thread was the last to take from; 0: nobody."""
+        """Close the streams that this thread was the last to take from; 0: nobody.
+
+        It waits for the worker's end, so nobody would take the rest.
+        """
         for items in list(self._session.streams.under_way.values()):
             if items.taker == taker:
                 items.closed = True
+                error = ClosedError("the proxy was left before its stream was used up")
+                items.arrived.append((None, Failure(error)))
         self.stop_closed()
 
     def look_at_page(self) -> None:

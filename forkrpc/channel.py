@@ -19,7 +19,8 @@ from _queue import SimpleQueue
 
 from . import wire
 from .errors import ProtocolError
-from .fds import Outbox
+from .fds import Outbox, duplicate
+from .loops import Loops
 from .reactor import READ, WRITE
 from .spin import Spin
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from .loops import Home
     from .reactor import Reactor
     from .session import Session
 
@@ -48,12 +50,14 @@ class Channel:
         sock.setblocking(False)
         self.over = False
         self.broken: ProtocolError | None = None
+        self.loops = Loops()
         self._reactor = reactor
         self._session = session
         self._sock = sock
         self._outbox = Outbox(sock, _socket.MSG_DONTWAIT)
         self._outbox.put(wire.GREETING)
         self._writing = _thread.RLock()
+        self._watching = _thread.RLock()
         self._lead: dict[str, object] = {}  # "who": a frame, or the reactor
         self._followers: dict[SimpleQueue[Any], None] = {}
         self._poll = select.poll()
@@ -112,10 +116,13 @@ class Channel:
 
     def _want(self, event: int, *, wanted: bool) -> None:
         """Have the reactor watch for *event*, or not."""
-        events = self._events | event if wanted else self._events & ~event
-        if events != self._events and not self.over:
-            self._events = events
-            self._reactor.change(self._sock.fileno(), events)
+        if bool(self._events & event) is wanted:
+            return
+        with self._watching:
+            events = self._events | event if wanted else self._events & ~event
+            if not self.over:
+                self._reactor.change(self._sock.fileno(), events)
+                self._events = events
 
     # Waiting for a result, in any thread but the reactor's.
 
@@ -154,13 +161,15 @@ class Channel:
                 self._spin.woken()
             if session.ready or session.futures:
                 self._reactor.soon(self._owner.on_read)
+            if self.loops.homes:
+                self.loops.tell()
 
     def _hand_over(self) -> None:
         """See to it that someone reads on; the caller has just given up the lead."""
         for queue in list(self._followers):
             queue.put(_LEAD)
             return
-        if self._session.pending:
+        if self._session.pending and not self.loops.duty:
             self._want(READ, wanted=True)
         # Else the next tick does: a program that calls again at once is spared the
         # two system calls.
@@ -185,6 +194,55 @@ class Channel:
         self.over = True
         self._reactor.soon(self._owner.on_over)
         return True
+
+    # Reading in the thread of an event loop.
+
+    def duplicate(self) -> int:
+        """Return a duplicate of the descriptor, for a loop to watch."""
+        return duplicate(self._sock.fileno())
+
+    def begin_duty(self) -> None:
+        """A loop watches, and the reactor need not."""
+        self._led = True
+        self._want(READ, wanted=False)
+
+    def end_duty(self, home: "Home") -> None:
+        """*home* does not watch any more."""
+        duty = self.loops.duty
+        if duty.get("who") is home:
+            duty.clear()
+        if not self._lead:
+            self._want(READ, wanted=True)
+
+    def read_here(self, home: "Home") -> bool:
+        """Read once for *home*, if nobody leads; return whether nobody did."""
+        if self._lead.setdefault("who", sys._getframe()) is not sys._getframe():
+            return False
+        self._led = True
+        try:
+            if not self.over:
+                self._receive()
+        finally:
+            self._lead.clear()
+            if self._followers:
+                self._hand_over()
+        self._owner.on_read_in(home)
+        return True
+
+    def has_unsent(self) -> bool:
+        return bool(self._session.unsent)
+
+    def withdraw(self, target: object) -> bool:
+        """Take back a call that is still here; return whether it was."""
+        if self._writing._is_owned():  # type: ignore[attr-defined]
+            return False
+        with self._writing:  # nothing leaves meanwhile, at the worker's end neither
+            unsent = self._session.unsent
+            for at, entry in enumerate(list(unsent)):
+                if entry[-1] is target and not self.over:
+                    del unsent[at]
+                    return True
+        return False
 
     # In the reactor's thread.
 
@@ -233,21 +291,38 @@ class Channel:
         """Do what an interrupt left undone, and have somebody read."""
         self._free_lost_lead()
         if self._lead.setdefault("who", self) is self:
+            needed = True
             try:
                 if not self.over:
                     self._session.decoder.parse()
                     self._session.handle()
                     self._owner.look_at_page()
+                    needed = self._is_needed()
             except ProtocolError as error:
                 self.broken, self.over = error, True
                 self._reactor.soon(self._owner.on_over)
             finally:
                 self._lead.clear()
-            # While threads lead, the reactor is only in their way.
-            self._want(READ, wanted=not self._led)
+            self._want(READ, wanted=needed)
             self._led = False
         if self._session.unsent:
             self.flush()
+
+    def _is_needed(self) -> bool:
+        """Return whether the reactor has to watch.  The caller leads.
+
+        While threads lead, or a loop on duty reads, it is only in their way.
+        """
+        if self._led or not self.loops.duty:
+            return not self._led
+        return bool(self._poll.poll(0))  # the loop is busy, or has stopped
+
+    def rest(self) -> None:
+        """No call is under way, so nobody will look after this."""
+        home = self.loops.duty.get("who")
+        if home is not None:
+            self.loops.relieve(home)
+        self._want(READ, wanted=True)
 
     def _free_lost_lead(self) -> None:
         """Free the lead of a thread that was interrupted before it gave it up."""
@@ -283,6 +358,7 @@ class Channel:
     def abandon(self) -> None:
         """Close the socket, in a forked copy of the program."""
         self.over = True
+        self.loops.abandon()
         fd = self._sock.detach()
         if fd >= 0:
             os.close(fd)

@@ -11,6 +11,7 @@ from _queue import SimpleQueue
 from .channel import Channel
 from .errors import ClosedError, SerialiserError
 from .gate import Gate
+from .loops import LoopCall
 from .reactor import report
 from .serialisers import keepable
 from .session import MOST_CALLS, Eager, Failure
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .life import Life
+    from .loops import Home
     from .program import Program
     from .session import Session
 
@@ -124,6 +126,45 @@ class Connection:
             self._channel.flush()
         return result_of(self._channel.wait(queue))
 
+    def submit_in_loop(
+        self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]"
+    ) -> LoopCall:
+        """Make a call that the event loop of this thread waits for."""
+        home = self._channel.loops.home(self.loop_that_may_wait("acall()"), self._channel)
+        call = LoopCall(home, self)
+        self.submit((*args, call), kwargs)
+        home.began(call)
+        return call
+
+    def loop_that_may_wait(self, verb: str) -> object:
+        """Return the event loop of this thread.  Raise RuntimeError if there is none."""
+        self.program.check_may_wait(verb)
+        loop = running_loop()
+        if loop is None:
+            raise RuntimeError(
+                f"{verb} waits in a running asyncio event loop, and this thread has "
+                "none; elsewhere use call(), submit() or with"
+            )
+        return loop
+
+    def cancel(self, target: object) -> bool:
+        """Withdraw the call of *target* if it has not left; return whether it was."""
+        return self._channel.withdraw(target)
+
+    def on_read_in(self, home: "Home") -> None:
+        """Do what `on_read` does, in the thread of a loop that has read."""
+        session = self.session
+        if session.unsent and len(session.pending) < LOW:
+            self._channel.flush()
+        if session.ready and self._options["loop"] is home.loop:
+            home.loop.call_soon(self._run_callbacks)
+        elif session.ready:
+            self.program.reactor.soon(self.on_read)
+        if session.futures:
+            self.program.reactor.soon(self.on_read)
+        if len(self._channel.loops.homes) > 1:
+            self._channel.loops.tell()
+
     # What has been read, in the reactor's thread.
 
     def on_read(self) -> None:
@@ -148,6 +189,8 @@ class Connection:
         while futures:
             future, outcome = futures.popleft()
             future.settle(outcome)
+        if self._channel.loops.homes:
+            self._channel.loops.tell()
         if self.session.ready:
             loop = self._options["loop"]
             if loop is None:
@@ -214,7 +257,12 @@ class Connection:
         self._ticking = False  # first: a call that comes now starts anew
         # A program that calls again and again keeps it ticking: no wake for each call.
         sent, self._sent = self._sent, self.session.sent
-        self._ticking = bool(self.session.outstanding()) or sent != self._sent
+        loops = self._channel.loops
+        undone = bool(loops.homes) and loops.tick()
+        outstanding = self.session.outstanding()
+        self._ticking = bool(outstanding) or undone or sent != self._sent
+        if not self._ticking:
+            self._channel.rest()
         return self._ticking
 
     def look_at_page(self) -> None:
@@ -251,6 +299,7 @@ class Connection:
         self.session.ready.append((self._last, None))
         self.program.ends.pop(self, None)
         self._deliver()
+        self._channel.loops.close()
 
     def _sweep(self) -> int:
         """Fail what has no answer; return how many calls."""

@@ -2,8 +2,9 @@
 
 from signal import SIGKILL
 
-from .connection import Connection
+from .connection import Connection, result_of
 from .future import CallFuture
+from .loops import opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +60,15 @@ class Proxy:
         connection = self._connection
         connection.program.check_may_wait("call()")
         return connection.call(args, kwargs)
+
+    async def acall(self, /, *args: "Any", **kwargs: "Any") -> "Any":
+        """Call the function in an asyncio program; return its result, or raise.
+
+        Cancelling the task cancels the call: one that has not left is withdrawn, the
+        result of any other is dropped.  Raise RuntimeError where no loop runs.
+        """
+        call = self._connection.submit_in_loop(args, kwargs)
+        return result_of(await call.outcome())
 
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of everything received so far have run.
@@ -118,6 +128,20 @@ class Proxy:
     ) -> None:
         self.close()
         self.join()
+
+    async def __aenter__(self) -> "Proxy":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: "type[BaseException] | None",
+        error: "BaseException | None",
+        traceback: "TracebackType | None",
+    ) -> None:
+        connection = self._connection
+        loop = connection.loop_that_may_wait("async with")
+        self.close()
+        await opened(connection.ended, loop)
 
     def __del__(self) -> None:
         connection = getattr(self, "_connection", None)

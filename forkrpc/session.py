@@ -58,7 +58,12 @@ class Failure:
 
 
 class Awaiter:
-    """A future of one call."""
+    """A future of one call.
+
+    inbox: where (awaiter, outcome) is put in place of `Session.futures`.
+    """
+
+    inbox: "deque[Any] | None" = None
 
     def settle(self, outcome: object) -> None:
         raise NotImplementedError
@@ -244,7 +249,8 @@ class Session:
             if isinstance(target, SimpleQueue):
                 puts.append(partial(target.put, outcome))
             elif isinstance(target, Awaiter):
-                puts.append(partial(self.futures.append, (target, outcome)))
+                inbox = self.futures if target.inbox is None else target.inbox
+                puts.append(partial(inbox.append, (target, outcome)))
             elif isinstance(outcome, Failure):
                 ready.append((self.on_error, outcome.error))
             else:

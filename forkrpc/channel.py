@@ -19,7 +19,7 @@ from _queue import SimpleQueue
 
 from . import wire
 from .errors import ProtocolError
-from .fds import Outbox, duplicate
+from .fds import Outbox
 from .loops import Loops
 from .reactor import READ, WRITE
 from .spin import Spin
@@ -115,14 +115,22 @@ class Channel:
         self.flush()
 
     def _want(self, event: int, *, wanted: bool) -> None:
-        """Have the reactor watch for *event*, or not."""
+        """Have the reactor watch for *event*, or not.
+
+        An interrupt may leave it watched for although `_events` says no, never the
+        other way round.
+        """
         if bool(self._events & event) is wanted:
             return
         with self._watching:
-            events = self._events | event if wanted else self._events & ~event
-            if not self.over:
-                self._reactor.change(self._sock.fileno(), events)
-                self._events = events
+            if self.over:
+                return
+            if wanted:
+                self._reactor.change(self._sock.fileno(), self._events | event)
+                self._events |= event
+            else:
+                self._events &= ~event
+                self._reactor.change(self._sock.fileno(), self._events)
 
     # Waiting for a result, in any thread but the reactor's.
 
@@ -197,9 +205,11 @@ class Channel:
 
     # Reading in the thread of an event loop.
 
-    def duplicate(self) -> int:
-        """Return a duplicate of the descriptor, for a loop to watch."""
-        return duplicate(self._sock.fileno())
+    def duplicate_into(self, fds: "list[int]") -> None:
+        """Append a duplicate of the descriptor, for a loop to watch."""
+        from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+        fds.extend(map(fcntl, (self._sock.fileno(),), (F_DUPFD_CLOEXEC,), (3,)))
 
     def begin_duty(self) -> None:
         """A loop watches, and the reactor need not."""
@@ -247,8 +257,12 @@ class Channel:
     # In the reactor's thread.
 
     def _ready(self, events: int) -> None:
+        with self._watching:
+            self._events |= events & (READ | WRITE)  # see `_want`
         if events & WRITE:
             self.flush()
+            if self._wrote_all:
+                self._want(WRITE, wanted=False)
         if events & ~WRITE and not self.read():
             # A leader reads.  Look again, for it may have left meanwhile.
             self._want(READ, wanted=False)

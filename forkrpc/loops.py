@@ -14,6 +14,7 @@ import os
 from collections import deque
 
 from .session import Awaiter
+from .spin import Spin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,9 +81,10 @@ class Home:
         self.inbox: deque[tuple[Waiter, object]] = deque()
         self.waiting: set[Waiter] = set()
         self._channel = channel
-        self._fd = -1
+        self._fds: list[int] = []  # of the duplicate; emptied by one call into C
         self._watching = False
         self._can_watch = True
+        self._spin = Spin()
         self._told = False
         self._flushing = False
 
@@ -96,6 +98,17 @@ class Home:
         if self._channel.has_unsent() and not self._flushing:
             self._flushing = True  # all calls of one turn leave together
             self.loop.call_soon(self._flush)
+        if len(self.waiting) == 1 and self._watching and self._spin.begins():
+            self.loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        """Look once more, before the loop goes to sleep; others have had their turn."""
+        self._channel.read_here(self)
+        if self.inbox:
+            self._spin.hit()
+            self.work()
+        elif self.waiting and self._spin.goes_on():
+            self.loop.call_soon(self._look)
 
     def _flush(self) -> None:
         self._flushing = False
@@ -106,9 +119,9 @@ class Home:
         if loops.duty.setdefault("who", self) is not self:
             return  # another loop reads
         try:
-            if self._fd < 0:
-                self._fd = self._channel.duplicate()
-            self.loop.add_reader(self._fd, self._readable)
+            if not self._fds:
+                self._channel.duplicate_into(self._fds)
+            self.loop.add_reader(self._fds[0], self._readable)
         except (NotImplementedError, OSError):
             self._can_watch = False  # the reactor reads, and tells it
             self._channel.end_duty(self)
@@ -123,7 +136,8 @@ class Home:
     def stop_watching(self) -> None:
         """Watch no more, unless on duty again."""
         self._watching = False
-        self.loop.remove_reader(self._fd)
+        if self._fds:
+            self.loop.remove_reader(self._fds[0])
 
     def relieve(self) -> None:
         """Watch no more if the reactor has taken over."""
@@ -173,7 +187,7 @@ class Home:
 
     def close(self) -> None:
         """Nothing more comes."""
-        if self._fd >= 0 and not self._soon(self._close):
+        if self._fds and not self._soon(self._close):
             self._close_fd()
 
     def _close(self) -> None:
@@ -181,8 +195,11 @@ class Home:
         self._close_fd()
 
     def _close_fd(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        while self._fds:
+            try:
+                fd = self._fds.pop()
+            except IndexError:  # another thread was faster
+                return
             os.close(fd)
 
     def abandon(self) -> None:

@@ -7,11 +7,12 @@ process; this tells the user.
 import signal
 import sys
 from _queue import SimpleQueue
+from time import monotonic
 
 from .channel import Channel
 from .errors import ClosedError, SerialiserError
 from .gate import Gate
-from .loops import LoopCall
+from .loops import MOST, loop_that_may_wait, running_loop
 from .reactor import report
 from .serialisers import keepable
 from .session import MOST_CALLS, Eager, Failure
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+ASK_AGAIN = 0.1  # seconds until a loop is asked again to run callbacks
 LOW = 256  # calls under way below which the reader sends more
 
 
@@ -54,6 +56,7 @@ class Connection:
         self.ended = Gate()
         self._channel = Channel(program.reactor, sock, session)
         self._options = options
+        self._asked = 0.0  # time.monotonic() when the loop was asked to run callbacks
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
         self._seen = (0, 0)  # what the worker's page told at the last look
@@ -126,26 +129,12 @@ class Connection:
             self._channel.flush()
         return result_of(self._channel.wait(queue))
 
-    def submit_in_loop(
-        self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]"
-    ) -> LoopCall:
-        """Make a call that the event loop of this thread waits for."""
-        home = self._channel.loops.home(self.loop_that_may_wait("acall()"), self._channel)
-        call = LoopCall(home, self)
-        self.submit((*args, call), kwargs)
-        home.began(call)
-        return call
-
-    def loop_that_may_wait(self, verb: str) -> object:
-        """Return the event loop of this thread.  Raise RuntimeError if there is none."""
-        self.program.check_may_wait(verb)
-        loop = running_loop()
-        if loop is None:
-            raise RuntimeError(
-                f"{verb} waits in a running asyncio event loop, and this thread has "
-                "none; elsewhere use call(), submit() or with"
-            )
-        return loop
+    def home(self, verb: str) -> "Home":
+        """Return where the event loop of this thread waits.  Raise RuntimeError."""
+        if self._inert:
+            raise ClosedError(self.closed)
+        loop = loop_that_may_wait(verb, self.program)
+        return self._channel.loops.home(loop, self._channel)
 
     def cancel(self, target: object) -> bool:
         """Withdraw the call of *target* if it has not left; return whether it was."""
@@ -156,11 +145,11 @@ class Connection:
         session = self.session
         if session.unsent and len(session.pending) < LOW:
             self._channel.flush()
-        if session.ready and self._options["loop"] is home.loop:
-            home.loop.call_soon(self._run_callbacks)
-        elif session.ready:
-            self.program.reactor.soon(self.on_read)
-        if session.futures:
+        here = self._options["loop"] is home.loop
+        if session.ready and here and not self._asked:
+            self._asked = monotonic()
+            home.loop.call_soon(self._run_some)
+        if session.futures or (session.ready and not here):
             self.program.reactor.soon(self.on_read)
         if len(self._channel.loops.homes) > 1:
             self._channel.loops.tell()
@@ -199,18 +188,31 @@ class Connection:
                 self._run_in(loop)
 
     def _run_in(self, loop: "Any") -> None:
+        now = monotonic()
+        if now < self._asked + ASK_AGAIN:
+            return  # it will; and if an interrupt in the loop has lost that, later
+        self._asked = now
         try:
-            loop.call_soon_threadsafe(self._run_callbacks)
+            loop.call_soon_threadsafe(self._run_some)
         except RuntimeError:  # the loop was closed
             if any(function != self._last for function, _ in self.session.ready):
                 report(*sys.exc_info())
             self._options["loop"] = None
             self._run_callbacks()
 
-    def _run_callbacks(self) -> None:
+    def _run_some(self) -> None:
+        """Call some of what is ready: an event loop has other things to do too."""
+        loop, self._asked = self._options["loop"], 0.0
+        self._run_callbacks(MOST)
+        if self.session.ready and not self._asked:
+            self._asked = monotonic()
+            loop.call_soon(self._run_some)
+
+    def _run_callbacks(self, most: int = sys.maxsize) -> None:
         """Call what is ready, in order.  In the callbacks' thread only."""
         ready = self.session.ready
-        while ready:
+        while ready and most:
+            most -= 1
             function, argument = ready.popleft()
             try:
                 function(argument)
@@ -288,6 +290,7 @@ class Connection:
         self._channel.close()
         self._recover()
         lost = self._sweep()
+        self._channel.loops.close()
         if self._killed:
             pass
         elif lost or not self._closing:
@@ -299,7 +302,6 @@ class Connection:
         self.session.ready.append((self._last, None))
         self.program.ends.pop(self, None)
         self._deliver()
-        self._channel.loops.close()
 
     def _sweep(self) -> int:
         """Fail what has no answer; return how many calls."""
@@ -372,12 +374,6 @@ class Connection:
         self.ended.open()
         self.life.abandon()
         self._channel.abandon()
-
-
-def running_loop() -> object:
-    """Return the asyncio loop that runs in this thread, None if there is none."""
-    asyncio = sys.modules.get("asyncio")
-    return None if asyncio is None else asyncio._get_running_loop()
 
 
 def result_of(outcome: object) -> object:

@@ -1,16 +1,17 @@
 """asyncio loops of the program that wait for calls; each is told in its own thread.
 
-A loop that waits reads the socket itself: it watches a duplicate of the descriptor, and
-takes the lead (see `channel`) for one read whenever something has come.  One loop of a
-connection is *on duty* at a time, and the reactor does not watch meanwhile.  A loop that
-is busy elsewhere, stopped or closed is found out by the next tick, and the reactor reads
-for it.  Outcomes stand in the inbox of the loop that they are for, whoever has read
-them; a loop takes so many at each turn that it can do other things as well.
+A loop that waits reads the socket itself: it watches a duplicate of the descriptor,
+and takes the lead (see `channel`) for one read whenever something has come.  One loop
+of a connection is *on duty* at a time, and the reactor does not watch meanwhile.  A
+loop that is busy elsewhere, stopped or closed is found out by the next tick, and the
+reactor reads for it.  Outcomes stand in the inbox of the loop that they are for,
+whoever has read them; it takes so many at each turn that it can do other things too.
 
 asyncio is never imported here: whoever waits in a loop has done so.
 """
 
 import os
+import sys
 from collections import deque
 
 from .session import Awaiter
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from .channel import Channel
     from .gate import Gate
+    from .program import Program
 
 MOST = 128  # outcomes that are told in one turn of a loop
 
@@ -103,11 +105,13 @@ class Home:
 
     def _look(self) -> None:
         """Look once more, before the loop goes to sleep; others have had their turn."""
-        self._channel.read_here(self)
-        if self.inbox:
-            self._spin.hit()
+        if self.waiting:
+            self._channel.read_here(self)
+        if self.inbox and not self._told:
             self.work()
-        elif self.waiting and self._spin.goes_on():
+        if not self.waiting:
+            self._spin.hit()
+        elif self._spin.goes_on():
             self.loop.call_soon(self._look)
 
     def _flush(self) -> None:
@@ -151,7 +155,7 @@ class Home:
             self._leave_duty()  # a thread leads
         elif channel.over:
             self._leave_duty()
-        if self.inbox:
+        if self.inbox and not self._told:  # else it is about to
             self.work()
 
     def work(self) -> None:
@@ -162,7 +166,8 @@ class Home:
             waiter, outcome = inbox[0]
             waiter.arrive(outcome)
             inbox.popleft()  # last: an interrupt must not lose it
-        if inbox:
+        if inbox and not self._told:
+            self._told = True
             self.loop.call_soon(self.work)
 
     # In any thread.
@@ -264,12 +269,31 @@ class Loops:
 
     def close(self) -> None:
         """Nothing more comes; what has arrived was told."""
+        self.duty.clear()
         while self.homes:
             self.homes.popitem()[1].close()
 
     def abandon(self) -> None:
         for home in list(self.homes.values()):
             home.abandon()
+
+
+def running_loop() -> "Any":
+    """Return the asyncio loop that runs in this thread, None if there is none."""
+    asyncio = sys.modules.get("asyncio")
+    return None if asyncio is None else asyncio._get_running_loop()
+
+
+def loop_that_may_wait(verb: str, program: "Program") -> "Any":
+    """Return the loop that runs in this thread.  Raise RuntimeError."""
+    program.check_may_wait(verb)
+    loop = running_loop()
+    if loop is None:
+        raise RuntimeError(
+            f"{verb} waits in a running asyncio event loop, and this thread has none; "
+            "elsewhere use call(), submit() or with"
+        )
+    return loop
 
 
 async def opened(gate: "Gate", loop: "Any") -> None:

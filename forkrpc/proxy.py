@@ -4,7 +4,7 @@ from signal import SIGKILL
 
 from .connection import Connection, result_of
 from .future import CallFuture
-from .loops import opened
+from .loops import LoopCall, loop_that_may_wait, opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,11 @@ class Proxy:
         Cancelling the task cancels the call: one that has not left is withdrawn, the
         result of any other is dropped.  Raise RuntimeError where no loop runs.
         """
-        call = self._connection.submit_in_loop(args, kwargs)
+        connection = self._connection
+        home = connection.home("acall()")
+        call = LoopCall(home, connection)
+        connection.submit((*args, call), kwargs)
+        home.began(call)
         return result_of(await call.outcome())
 
     def drain(self, timeout: "float | None" = None) -> bool:
@@ -139,7 +143,7 @@ class Proxy:
         traceback: "TracebackType | None",
     ) -> None:
         connection = self._connection
-        loop = connection.loop_that_may_wait("async with")
+        loop = loop_that_may_wait("async with", connection.program)
         self.close()
         await opened(connection.ended, loop)
 

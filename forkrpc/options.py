@@ -95,7 +95,7 @@ def _check_orphan(orphan: "Any", done: object) -> None:
         raise ValueError(f"orphan must be 'kill' or 'finish', not {orphan!r}")
     if orphan == "kill" and done is not None:
         raise ValueError(
-            "orphan must be 'finish' with done, which is called when the program is gone"
+            "orphan must be 'finish' with done: it is called when the program is gone"
         )
 
 

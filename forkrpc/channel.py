@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from .awaiter import Awaiter
     from .loops import Home
     from .reactor import Reactor
     from .session import Session
@@ -104,6 +105,22 @@ class Channel:
             outbox.put(wire.encode(wire.CLOSE, flags=flags))
             done = outbox.flush()
         return done
+
+    def cancel(self, target: "Awaiter") -> bool:
+        """Withdraw a call, or tell the worker to cancel it; return whether it is."""
+        if self._writing._is_owned():  # type: ignore[attr-defined]
+            return False  # a signal handler of the user; the call may be half sent
+        with self._writing:
+            if self.over:
+                return False
+            if self._session.withdrawn.add(target):
+                return True
+            frame = self._session.cancelling(target)
+            if frame is None:
+                return False
+            self._outbox.put(frame)
+        self.flush()
+        return True
 
     def say_close(self, *, for_good: bool = False) -> None:
         """Send CLOSE behind everything that is queued.
@@ -242,18 +259,6 @@ class Channel:
     def has_unsent(self) -> bool:
         return bool(self._session.unsent)
 
-    def withdraw(self, target: object) -> bool:
-        """Take back a call that is still here; return whether it was."""
-        if self._writing._is_owned():  # type: ignore[attr-defined]
-            return False
-        with self._writing:  # nothing leaves meanwhile, at the worker's end neither
-            unsent = self._session.unsent
-            for at, entry in enumerate(list(unsent)):
-                if entry[-1] is target and not self.over:
-                    del unsent[at]
-                    return True
-        return False
-
     # In the reactor's thread.
 
     def _ready(self, events: int) -> None:
@@ -319,7 +324,7 @@ class Channel:
                 self._lead.clear()
             self._want(READ, wanted=needed)
             self._led = False
-        if self._session.unsent:
+        if self._session.unsent or self._outbox.frames:
             self.flush()
 
     def _is_needed(self) -> bool:

@@ -9,19 +9,21 @@ import sys
 from _queue import SimpleQueue
 from time import monotonic
 
+from .awaiter import Failure
 from .channel import Channel
 from .errors import ClosedError, SerialiserError
 from .gate import Gate
 from .loops import MOST, loop_that_may_wait, running_loop
 from .reactor import report
 from .serialisers import keepable
-from .session import MOST_CALLS, Eager, Failure
+from .session import MOST_CALLS, Eager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
     from typing import Any
 
+    from .awaiter import Awaiter
     from .life import Life
     from .loops import Home
     from .program import Program
@@ -55,6 +57,7 @@ class Connection:
         self.closed: str | None = None
         self.ended = Gate()
         self._channel = Channel(program.reactor, sock, session)
+        self._ahead = session.ahead(life)
         self._options = options
         self._asked = 0.0  # time.monotonic() when the loop was asked to run callbacks
         self._ticking = False
@@ -68,7 +71,7 @@ class Connection:
         life.read_rest = self._channel.read_rest
         life.on_end = self._on_end
         if options["timeout"] is not None:
-            life.limit_calls(options["timeout"], session.head)
+            life.limit_calls(options["timeout"], *session.limits())
         program.ends[self] = None
         self._channel.start(self)
 
@@ -90,7 +93,7 @@ class Connection:
             self._start_ticking()
         # Send at once while little is under way; then let as much gather as the worker
         # still has to do, so that frames grow and it never runs dry.
-        if len(session.unsent) >= min(len(session.pending), MOST_CALLS):
+        if len(session.unsent) >= min(len(self._ahead), MOST_CALLS):
             self._channel.flush()
 
     def _serialised(self, entry: "tuple[Any, ...]", kwargs: "Any") -> Eager:
@@ -136,14 +139,10 @@ class Connection:
         loop = loop_that_may_wait(verb, self.program)
         return self._channel.loops.home(loop, self._channel)
 
-    def cancel(self, target: object) -> bool:
-        """Withdraw the call of *target* if it has not left; return whether it was."""
-        return self._channel.withdraw(target)
-
     def on_read_in(self, home: "Home") -> None:
         """Do what `on_read` does, in the thread of a loop that has read."""
         session = self.session
-        if session.unsent and len(session.pending) < LOW:
+        if session.unsent and len(self._ahead) < LOW:
             self._channel.flush()
         here = self._options["loop"] is home.loop
         if session.ready and here and not self._asked:
@@ -154,6 +153,15 @@ class Connection:
         if len(self._channel.loops.homes) > 1:
             self._channel.loops.tell()
 
+    def cancel(self, target: "Awaiter") -> bool:
+        """Cancel the call of *target*, if it can be; return whether it is cancelled.
+
+        That is: it was not sent, or it is for an async worker, which is told.  Then
+        *target* is soon settled with CANCELLED, perhaps behind an outcome that was
+        under way; its caller may do so at once.  Any thread; never blocks.
+        """
+        return self._channel.cancel(target)
+
     # What has been read, in the reactor's thread.
 
     def on_read(self) -> None:
@@ -162,7 +170,7 @@ class Connection:
         if session.retired and self.closed is None:
             self.close("the worker has retired")
         self._deliver()
-        if session.unsent and len(session.pending) < LOW:
+        if session.unsent and len(self._ahead) < LOW:
             self._channel.flush()
 
     def on_over(self) -> None:
@@ -260,7 +268,7 @@ class Connection:
         # A program that calls again and again keeps it ticking: no wake for each call.
         sent, self._sent = self._sent, self.session.sent
         loops = self._channel.loops
-        undone = bool(loops.homes) and loops.tick()
+        undone = bool(self.session.futures) or (bool(loops.homes) and loops.tick())
         outstanding = self.session.outstanding()
         self._ticking = bool(outstanding) or undone or sent != self._sent
         if not self._ticking:
@@ -278,9 +286,7 @@ class Connection:
         self._seen = seen
 
     def _recover(self) -> None:
-        kept = self.life.kept(self.session.head())
-        if kept:
-            self.session.recover(kept)
+        self.session.look(self.life)
 
     # The end, in the reactor's thread.
 

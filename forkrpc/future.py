@@ -10,10 +10,11 @@ from collections import deque
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from .session import Awaiter, Failure
+from .awaiter import CANCELLED, Awaiter, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .program import Program
@@ -41,14 +42,38 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
 
     _condition: FutureLock  # type: ignore[assignment]
 
-    def __init__(self, program: "Program") -> None:
+    def __init__(
+        self, program: "Program", cancel: "Callable[[Awaiter], bool] | None" = None
+    ) -> None:
         super().__init__()
         self._condition = FutureLock()
         self._program = program
-        self.set_running_or_notify_cancel()
+        self._cancel = cancel
+
+    def running(self) -> bool:
+        """Return whether the call was sent and has no answer."""
+        return bool(self.call_id) and self._state not in _DONE
+
+    def cancel(self) -> bool:
+        """Cancel the call, if it can be; return whether it is cancelled.
+
+        That is: while it is not sent; and in an async worker until it has ended.
+        """
+        cancel = self._cancel
+        if self._state in _DONE or cancel is None or not cancel(self):
+            return self.cancelled()
+        if super().cancel():
+            self._notify_cancelled()
+        return self.cancelled()
+
+    def _notify_cancelled(self) -> None:
+        """Wake who waits for several futures, once."""
+        with self._condition:
+            if self._state == "CANCELLED":
+                self.set_running_or_notify_cancel()
 
     def settle(self, outcome: object) -> None:
-        """Set the result, or a Failure's exception; later, if another thread is at it.
+        """Set an outcome, unless there is one; later, if another thread is at it.
 
         That thread may have been interrupted and hold the lock for ever: others shall
         not wait for it.
@@ -57,6 +82,10 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
             self._program.reactor.later(RETRY, lambda: self.settle(outcome))
             return
         try:
+            if outcome is CANCELLED:
+                Future.cancel(self)
+                self._notify_cancelled()
+                self._condition.notify_all()  # `cancel` may have been interrupted
             if self.done():
                 return
             if isinstance(outcome, Failure):
@@ -64,6 +93,7 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
             else:
                 self.set_result(outcome)
         finally:
+            self._cancel = None  # it holds the connection
             self._condition.release()
 
     def result(self, timeout: "float | None" = None) -> "Any":

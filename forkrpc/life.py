@@ -160,6 +160,14 @@ class Life:
             return []
         return self._page.kept(head - first, begun - first)
 
+    def scattered(self) -> "list[tuple[int, bool, Any]]":
+        """Return what the page of an async worker holds (see Page.scattered)."""
+        return [] if self._page is None else self._page.scattered()
+
+    def begun(self) -> int:
+        """Return the id of the call that was begun last."""
+        return 0 if self._page is None else self._page.words[BEGUN]
+
     def death(self, setup_failure: "str | None") -> Death:
         """Return what calls are told.  setup_failure: what the worker said of it."""
         if self._death is None:
@@ -178,27 +186,34 @@ class Life:
                 self._program.pages.give_back(page)
         return self._death
 
-    def limit_calls(self, timeout: float, head: "Callable[[], int]") -> None:
-        """End the worker when a call runs longer than *timeout* seconds.
+    def limit_calls(
+        self,
+        timeout: float,
+        waits: "Callable[[int], bool]",
+        word: int = BEGUN,
+        grace: float = 0.0,
+    ) -> None:
+        """End the worker when a call runs *grace* longer than *timeout* seconds.
 
-        head: returns the id of the oldest call without an answer, 0 if there is none.
+        waits: returns whether the call of an id has no answer.  word: where the page
+        has the id of the call that has been running longest.
         """
         self._timeout = timeout
 
         def look() -> None:
             if self.over or self._page is None:
                 return
-            words, oldest = self._page.words, head()
-            left = timeout
-            if oldest and words[BEGUN] == oldest:
-                left -= (monotonic_ns() - words[SINCE]) / 1e9
+            words, left = self._page.words, timeout + grace
+            oldest, since = words[word], words[SINCE]
+            if oldest and words[word] == oldest and waits(oldest):
+                left -= (monotonic_ns() - since) / 1e9
             if left > 0:
                 self._program.reactor.later(left, look)
             else:
                 self._timed_out = oldest
                 self.kill(signal.SIGKILL)
 
-        self._program.reactor.later(timeout, look)
+        self._program.reactor.later(timeout + grace, look)
 
     def kill(self, number: int) -> None:
         """Send a signal to the worker and what it has started.  Any thread."""

@@ -16,6 +16,7 @@ from .fds import LOST, HandleReader, Outbox, socket_pair
 from .gate import Gate
 from .reactor import READ, WRITE
 from .serialisers import explained
+from .twin import ALONE, SHARED, Twin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
         def refused(self, text: str) -> None: ...
 
         def exited(self, status: int) -> None: ...
+
+
+STEPS = SHARED | ALONE
 
 
 class Link:
@@ -70,6 +74,7 @@ class Link:
         self._asked: dict[int, Child] = {}
         self._children: dict[int, Child] = {}
         self._waiting: dict[int, Callable[[str | None], None]] = {}
+        self._twin = Twin(self)
         if pid is not None:
             self._known.open()
         program.ends[self] = None
@@ -104,6 +109,10 @@ class Link:
         self.ask(wire.FORK, dumps(name), [theirs.detach()], link)
         return link
 
+    def with_asyncio(self) -> "Link":
+        """Return the link to this template's twin, which has loaded asyncio."""
+        return self._twin.get()
+
     def pid(self) -> "int | None":
         """Wait until the process exists; return its id, None if it never will."""
         if not self._known.is_open():
@@ -134,7 +143,12 @@ class Link:
     ) -> None:
         """Queue a command; takes over *handles*.  Never blocks; any thread."""
         data = wire.encode(kind, body, handles=len(handles), first=token)
-        self._outbox.put(data, handles)
+        if kind in STEPS:
+            with self._twin.lock:
+                self._twin.step(kind, body, handles)
+                self._outbox.put(data, handles)
+        else:
+            self._outbox.put(data, handles)
         self.flush()
 
     def flush(self) -> None:
@@ -175,6 +189,7 @@ class Link:
         """End the template when its queued work is done.  Any thread."""
         if not self.closed:
             self.closed = True
+            self._twin.close()
             self.send(wire.CLOSE)
 
     def dropped(self) -> None:
@@ -202,6 +217,7 @@ class Link:
 
     def detach(self) -> "_socket.socket":
         """Let go of the template: return its control stream, which the caller owns."""
+        self._twin.close()
         self.send(wire.ADOPT)
         self.wait()  # it has let go of this program, and nothing is under way
         with self._writing:

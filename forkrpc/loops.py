@@ -14,7 +14,7 @@ import os
 import sys
 from collections import deque
 
-from .session import Awaiter
+from .awaiter import Awaiter
 from .spin import Spin
 
 TYPE_CHECKING = False
@@ -66,8 +66,7 @@ class LoopCall(Waiter):
         try:
             return await self._future
         except BaseException:  # CancelledError, or the end of the coroutine
-            if self._owner.cancel(self):
-                self.home.waiting.discard(self)
+            self._owner.cancel(self)
             raise
 
 

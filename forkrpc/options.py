@@ -17,13 +17,16 @@ DEFAULTS: "dict[str, Any]" = {
     "on_event": None,
     "on_destroy": None,
     "init": None,
+    "done": None,
     "serialiser": "pickle",
     "buflen": BUFLEN,
     "buflen_req": None,
     "buflen_res": None,
+    "limit": None,
     "timeout": None,
     "orphan": "kill",
     "loop": None,
+    "loop_factory": None,
     "stdin": "null",
     "stdout": "inherit",
     "stderr": "inherit",
@@ -32,6 +35,7 @@ DEFAULTS: "dict[str, Any]" = {
     "affinity": None,
     "max_frame": LIMIT,
 }
+ASYNC_ONLY = ("limit", "done", "loop_factory")
 _CALLBACKS = ("on_error", "on_event", "on_destroy")
 _SIZES = ("buflen", "buflen_req", "buflen_res", "max_frame")
 
@@ -43,8 +47,7 @@ def run_options(given: "dict[str, Any]") -> "dict[str, Any]":
             close = _nearest(name)
             raise TypeError(f"run() has no option {name!r}{close}")
     options = {**DEFAULTS, **given}
-    if options["backend"] != "sync":
-        raise ValueError(f"backend must be 'sync', not {options['backend']!r}")
+    _check_backend(options)
     for name in _CALLBACKS:
         if options[name] is not None and not callable(options[name]):
             raise TypeError(f"{name} must be callable, not {options[name]!r:.100}")
@@ -57,10 +60,9 @@ def run_options(given: "dict[str, Any]") -> "dict[str, Any]":
     timeout = options["timeout"]
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise ValueError(f"timeout must be seconds above 0 or None, not {timeout!r}")
-    if options["orphan"] not in ("kill", "finish"):
-        raise ValueError(
-            f"orphan must be 'kill' or 'finish', not {options['orphan']!r}"
-        )
+    if options["done"] is not None:
+        options["orphan"] = given.get("orphan", "finish")
+    _check_orphan(options["orphan"], options["done"])
     loop = options["loop"]
     if loop is not None and not hasattr(loop, "call_soon_threadsafe"):
         raise TypeError(f"loop must be an asyncio event loop, not {loop!r:.100}")
@@ -71,6 +73,30 @@ def run_options(given: "dict[str, Any]") -> "dict[str, Any]":
     if not isinstance(options["nice"], int):
         raise TypeError(f"nice must be an int, not {options['nice']!r}")
     return options
+
+
+def _check_backend(options: "dict[str, Any]") -> None:
+    """Check the backend, and what only one of them has."""
+    backend = options["backend"]
+    if backend not in ("sync", "async"):
+        raise ValueError(f"backend must be 'sync' or 'async', not {backend!r:.100}")
+    for name in ASYNC_ONLY:
+        if backend == "sync" and options[name] is not None:
+            raise TypeError(f"{name} is an option of backend='async' only")
+    limit = options["limit"]
+    if limit is not None and (
+        not isinstance(limit, int) or isinstance(limit, bool) or limit < 1
+    ):
+        raise ValueError(f"limit must be a number of calls above 0, not {limit!r:.100}")
+
+
+def _check_orphan(orphan: "Any", done: object) -> None:
+    if orphan not in ("kill", "finish"):
+        raise ValueError(f"orphan must be 'kill' or 'finish', not {orphan!r}")
+    if orphan == "kill" and done is not None:
+        raise ValueError(
+            "orphan must be 'finish' with done: it is called when the program is gone"
+        )
 
 
 def _nearest(name: str) -> str:

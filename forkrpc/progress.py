@@ -3,10 +3,11 @@
 A block of memory, shared by one worker and the parent: writing a word costs 34 ns, and
 all of it can be read while the worker is stuck, and after it was killed.
 
-    words     BEGUN, SINCE, HELD
-    slots     one number for each result that is held back (see Journal)
+    words     BEGUN, SINCE, HELD, TURN, OLDEST
+    slots     one number for each result that is held back
     tags      what the slot is: one of the kinds below
-    data      bodies of results that are no numbers
+    data      bodies of results that are no numbers; of an asynchronous worker, whose
+              results come in any order, the ids of their calls first
 
 A worker gathers the results of quick calls and writes them together.  Until then they
 stand here as well, so that a crash of the next call cannot lose them.
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 BEGUN = 0  # id of the call that was begun last; 0 before the first
 SINCE = 1  # time.monotonic_ns() when it began; kept only for calls with a limit
 HELD = 2  # id of the call whose result is in slot 0; 0: nothing is held
+# Of asynchronous workers: HELD is how many results are held, and
+TURN = 3  # changes whenever slots are about to be used anew
+OLDEST = 4  # id of the call with a limit that has been running longest, since SINCE
 SLOTS = 512  # results that may be held at once
 LONGEST_BODY = 1024  # bytes of a result that may be held
 
@@ -35,6 +39,7 @@ _TAGS_AT = _SLOTS_AT + 8 * SLOTS
 _DATA_AT = _TAGS_AT + SLOTS
 BLOCK = 4 * 4096  # bytes; a multiple of the page size of Linux
 DATA_BYTES = BLOCK - _DATA_AT
+IDS_BYTES = 8 * SLOTS  # of the data of an asynchronous worker's page
 BLOCKS = 64  # of one Arena: a descriptor and a mapping for so many workers
 
 _NONE, _BOOL, _INT, _FLOAT, _BODY = 1, 2, 3, 4, 5
@@ -44,7 +49,10 @@ _KINDS = {type(None): _NONE, bool: _BOOL, int: _INT, float: _FLOAT}
 class Page:
     """The views of one block; *memory* is writable and BLOCK bytes long."""
 
-    __slots__ = ("_data", "_floats", "_ints", "_tags", "arena", "number", "words")
+    __slots__ = (
+        *("_data", "_floats", "_ints", "_tags"),
+        *("arena", "ids", "number", "words"),
+    )
 
     def __init__(
         self, memory: "memoryview", arena: "Arena | None" = None, number: int = 0
@@ -57,6 +65,7 @@ class Page:
         self._floats = slots.cast("d")
         self._tags = memory[_TAGS_AT:_DATA_AT]
         self._data = memory[_DATA_AT:BLOCK]
+        self.ids = self._data[:IDS_BYTES].cast("Q")
 
     @property
     def fd(self) -> int:
@@ -65,7 +74,8 @@ class Page:
         return self.arena.fd
 
     def release(self) -> None:
-        for view in (self.words, self._ints, self._floats, self._tags, self._data):
+        numbers = (self.words, self._ints, self._floats, self.ids)
+        for view in (*numbers, self._tags, self._data):
             view.release()
 
     def keep(self, slot: int, value: "Any") -> bool:
@@ -115,6 +125,17 @@ class Page:
                 found.append((False, None))
         return found
 
+    def scattered(self) -> "list[tuple[int, bool, Any]]":
+        """Return (call id, is a body, value or body) of what an async worker holds.
+
+        Nothing, if it has used its slots anew meanwhile.
+        """
+        turn, count = self.words[TURN], min(self.words[HELD], SLOTS)
+        ids, kept = self.ids[:count].tolist(), self.kept(0, count)
+        if self.words[TURN] != turn:
+            return []
+        return [(call_id, *each) for call_id, each in zip(ids, kept, strict=True)]
+
 
 def map_page(fd: int, number: int) -> Page:
     """Return block *number* of *fd*; closes *fd*.  Runs in the worker."""
@@ -150,7 +171,7 @@ class Arena:
         number = self.free.pop()
         start = number * BLOCK
         page = Page(self._view[start : start + BLOCK], self, number)
-        for word in (BEGUN, SINCE, HELD):
+        for word in (BEGUN, SINCE, HELD, TURN, OLDEST):
             page.words[word] = 0
         return page
 

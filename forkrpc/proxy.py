@@ -43,12 +43,13 @@ class Proxy:
 
         Once the worker has ended the future has failed already.
         """
-        future = CallFuture(self._connection.program)
-        error = self._connection.death_error()
+        connection = self._connection
+        future = CallFuture(connection.program, connection.cancel)
+        error = connection.death_error()
         if error is not None:
             future.set_exception(error)
             return future
-        self._connection.submit((*args, future), kwargs)
+        connection.submit((*args, future), kwargs)
         return future
 
     def call(self, /, *args: "Any", **kwargs: "Any") -> "Any":

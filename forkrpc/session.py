@@ -14,9 +14,9 @@ from _queue import SimpleQueue
 from collections import deque
 from functools import partial
 from itertools import islice
-from types import BuiltinFunctionType, FunctionType, MethodType
 
 from . import wire
+from .awaiter import CALLBACKS, Awaiter, Failure, Withdrawn, is_withdrawn, numbering
 from .classes import PROTOCOL
 from .errors import ProtocolError, SerialiserError
 from .gate import is_interrupt
@@ -25,10 +25,11 @@ from .serialisers import Codec, PickleCodec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
     from typing import Any
 
     from .death import Death
+    from .life import Life
 
     Target = Any  # a callback, or an Awaiter; of a definition: None
     Entry = tuple[Any, ...]  # (*arguments, target), or an Eager
@@ -38,35 +39,10 @@ MOST_CALLS = 512  # in one frame; measured: more gain nothing
 MOST_BYTES = 16384  # of bodies that share a frame
 
 
-# What a callback usually is; another callable only takes the longer way.
-_CALLBACKS = frozenset([FunctionType, BuiltinFunctionType, MethodType])
-
-
 class Eager(tuple):  # type: ignore[type-arg]
     """An entry that was serialised when the call was made: (body, keywords, target)."""
 
     __slots__ = ()
-
-
-class Failure:
-    """Stands for the exception of a call where its result would stand."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-
-class Awaiter:
-    """A future of one call.
-
-    inbox: where (awaiter, outcome) is put in place of `Session.futures`.
-    """
-
-    inbox: "deque[Any] | None" = None
-
-    def settle(self, outcome: object) -> None:
-        raise NotImplementedError
 
 
 class Session:
@@ -81,14 +57,17 @@ class Session:
     A target that is a queue is a thread that waits: its outcome is put there.
     """
 
+    answers = frozenset([wire.RESULT, wire.ERROR])  # kinds of frames
+
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.codec: Codec
         self.packs = False
         self.unsent: deque[Entry] = deque()
-        self.pending: deque[Target] = deque()
+        self.pending: Any = deque()  # of targets
         self.ready: deque[tuple[Callable[[Any], object], object]] = deque()
         self.futures: deque[tuple[Awaiter, object]] = deque()
+        self.withdrawn = Withdrawn(self.unsent, self.futures)
         self.decoder = wire.Decoder(limit)
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
@@ -103,7 +82,15 @@ class Session:
 
     def outstanding(self) -> int:
         """Return how many calls have no answer."""
-        return len(self.unsent) + len(self.pending)
+        return len(self.unsent) - self.withdrawn.count + len(self.pending)
+
+    def ahead(self, _life: "Life") -> "Sized":
+        """Return what is as long as there are calls that the worker has still to do."""
+        return self.pending  # type: ignore[no-any-return]
+
+    def limits(self) -> "tuple[Any, ...]":
+        """Return arguments for `Life.limit_calls`, behind the timeout."""
+        return (lambda call_id: call_id == self.head(),)
 
     def define(self, definition: bytes) -> None:
         """Queue a DEFINE body, before the call that needs it."""
@@ -111,19 +98,21 @@ class Session:
 
     def head(self) -> int:
         """Return the id of the oldest call without an answer, 0 if there is none."""
-        pending = len(self.pending)
-        return self.sent - pending + 1 if pending else 0
+        return self.sent - len(self.pending) + 1 if self.pending else 0
 
     def take(self, frames: "deque[tuple[bytes, tuple[int, ...]]]") -> None:
         """Move the oldest unsent calls to *frames*, as one frame.
 
-        There is at least one; the caller holds a lock.
+        There is at least one, perhaps withdrawn; the caller holds a lock.
         """
         first = self.sent + 1
+        room = MOST_CALLS
+        if self.withdrawn.count and not (room := self.withdrawn.drop(room)):
+            return
         if len(self.unsent) == 1 and type(self.unsent[0]) is not Eager:
             self._take_one(frames, self.unsent[0], first)
             return
-        entries = list(islice(self.unsent, MOST_CALLS))
+        entries = list(islice(self.unsent, room))
         if type(entries[0]) is Eager:
             taken, data = self._encode_eager(entries, first)
         else:
@@ -139,11 +128,13 @@ class Session:
             )
         targets = [entry[-1] for entry in entries[:taken]]
         sent = first - 1 + taken
+        numbers = numbering(first, targets)
         if targets[0] is None:  # a definition, which no one waits for
             targets, sent = [], first - 1
         wire.at_once(
             partial(frames.append, (data, ())),
-            partial(self.pending.extend, targets),
+            self._entering(first, targets),
+            *numbers,
             wire.dropping(self.unsent, taken),
             partial(setattr, self, "sent", sent),
         )
@@ -152,12 +143,23 @@ class Session:
         """As `take`, for the one call that there is."""
         body = pickle_dumps([entry[:-1]], PROTOCOL)
         data = wire.encode(wire.CALL, body, flags=wire.PACKED, first=first)
+        target = entry[-1]
+        number = numbering(first, [target]) if isinstance(target, Awaiter) else ()
         wire.at_once(
             partial(frames.append, (data, ())),
-            partial(self.pending.append, entry[-1]),
+            self._entering(first, [target]),
+            *number,
             self.unsent.popleft,
             partial(setattr, self, "sent", first),
         )
+
+    def _entering(self, _first: int, targets: "list[Target]") -> "Any":
+        """Return the step that makes calls pending, with ids from *first* on."""
+        return partial(self.pending.extend, targets)
+
+    def cancelling(self, _target: Awaiter) -> "bytes | None":
+        """Return the frame that cancels a call that was sent, None if nothing does."""
+        return None
 
     def _encode_eager(self, entries: "list[Any]", first: int) -> "tuple[int, bytes]":
         """Return how many bodies share the next frame, and the frame."""
@@ -182,7 +184,7 @@ class Session:
         while frames:
             frame = frames[0]
             kind = frame.kind
-            if kind in (wire.RESULT, wire.ERROR):
+            if kind in self.answers:
                 self._settle(frame)
             elif kind == wire.EVENT:
                 item = (self._event, frame.body)
@@ -213,6 +215,12 @@ class Session:
         outcomes = self._outcomes(frame)
         self._commit(outcomes[skip:], self.decoder.frames.popleft)
 
+    def look(self, life: "Life") -> None:
+        """Settle calls whose results a worker holds that is stuck, or dead."""
+        kept = life.kept(self.head())
+        if kept:
+            self.recover(kept)
+
     def recover(self, kept: "list[tuple[bool, Any]]") -> None:
         """Settle the oldest calls with results that stood in the worker's page."""
         outcomes: list[object] = []
@@ -224,18 +232,26 @@ class Session:
 
     def _commit(self, outcomes: "list[Any]", *also: "Callable[[], object]") -> None:
         """Hand the oldest calls their outcomes."""
-        pending, count = self.pending, len(outcomes)
-        targets = list(islice(pending, count))
+        count = len(outcomes)
+        targets = list(islice(self.pending, count))
+        self._hand_out(targets, outcomes, wire.dropping(self.pending, count), *also)
+
+    def _hand_out(
+        self,
+        targets: "list[Target]",
+        outcomes: "list[Any]",
+        *also: "Callable[[], object]",
+    ) -> None:
+        """Give *targets* their outcomes, and do *also*, by one call into C."""
         ready: Any = zip(targets, outcomes, strict=True)
         puts: list[Any] = []
-        if Failure in map(type, outcomes) or not _CALLBACKS.issuperset(
+        if Failure in map(type, outcomes) or not CALLBACKS.issuperset(
             map(type, targets)
         ):
             ready, puts = self._sorted(targets, outcomes)
         wire.at_once(
             *puts,
             partial(self.ready.extend, ready),
-            wire.dropping(pending, count),
             *also,
         )
 
@@ -356,6 +372,9 @@ class Session:
             call_id = self.head() or self.sent + 1
             while queue:
                 target = queue[0][-1] if queue is self.unsent else queue[0]
+                if is_withdrawn(target):
+                    self.withdrawn.drop_one()
+                    continue
                 if isinstance(target, (SimpleQueue, Awaiter)):
                     error = death.error_of(call_id)
                     error.call = self.text_of(call_id)

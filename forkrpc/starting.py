@@ -11,6 +11,7 @@ from .errors import SetupError
 from .fds import close_all, duplicate, socket_pair
 from .functions import VALUE, describe, name_of
 from .life import Life
+from .overlapping import Overlapping
 from .process import Process
 from .proxy import Proxy
 from .serialisers import PickleCodec, codec
@@ -30,19 +31,24 @@ def start_worker(
     link: "Link", function: "str | Callable[..., Any]", options: "dict[str, Any]"
 ) -> Proxy:
     """Return the Proxy of a new worker.  Raise what a bad function or pickle raises."""
-    program = link.program
     name = name_of(function)
-    session = Session(name, options["max_frame"])
+    asynchronous = options["backend"] == "async"
+    session = (Overlapping if asynchronous else Session)(name, options["max_frame"])
     session.use(codec(options["serialiser"], session.define))
+    if asynchronous:
+        link = link.with_asyncio()
+    program = link.program
     spec = _spec(name, spawn=False, mortal=options["orphan"] == "kill")
-    for key in ("rlimits", "nice", "affinity", "max_frame"):
+    for key in ("backend", "rlimits", "nice", "affinity", "max_frame"):
+        spec[key] = options[key]
+    for key in ("limit", "timeout"):
         spec[key] = options[key]
     spec["timed"] = options["timeout"] is not None
     spec["buflen"] = options["buflen_req"] or options["buflen"]
     handles: list[int] = []
     ours = None
     with classes.lock():
-        _pack(link, spec, function, options["init"], options["serialiser"])
+        _pack(link, spec, function, options)
         if isinstance(session.codec, PickleCodec):
             session.codec.sent |= link.sent
             classes.mark(spec["definitions"], session.codec.sent)
@@ -75,7 +81,7 @@ def start_process(
     name = name_of(function)
     spec = _spec(name, spawn=True, mortal=not outlive)
     with classes.lock():
-        _pack(link, spec, function, None, None)
+        _pack(link, spec, function, {})
     handles: list[int] = []
     ours = None
     try:
@@ -108,9 +114,9 @@ def _spec(name: str, *, spawn: bool, mortal: bool) -> "Spec":
 
 
 def _pack(
-    link: "Link", spec: "Spec", function: object, init: object, serialiser: object
+    link: "Link", spec: "Spec", function: object, options: "dict[str, Any]"
 ) -> None:
-    """Put function, init and serialiser into *spec*, with the classes they need.
+    """Put what the worker calls into *spec*, with the classes it needs.
 
     Each in a body of its own: init may make the others loadable.
     """
@@ -124,7 +130,10 @@ def _pack(
         return VALUE, body
 
     spec["function"] = packed(describe(function))
-    spec["init"] = packed(None if init is None else describe(init, "init"))
+    for option in ("init", "done", "loop_factory"):
+        given = options.get(option)
+        spec[option] = packed(None if given is None else describe(given, option))
+    serialiser = options.get("serialiser")
     if not isinstance(serialiser, str):
         serialiser = packed((VALUE, serialiser))
     spec["serialiser"] = serialiser

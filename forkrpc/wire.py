@@ -13,6 +13,13 @@ A connection opens, in both directions, with GREETING.  Then frames follow:
 all little endian.  The body of a frame with PACKED in its flags is one serialised list
 of `count` items; with another count than 1 it is a table of `count` u32 lengths and the
 bodies behind it; else it is one body.
+
+Answers are of `count` calls from `first` on.  With SCATTERED in its flags (asynchronous
+workers answer in the order of completion) the body begins with a table of `count` u64
+ids, one for each answer, and goes on as above.
+
+CANCEL goes both ways, without a body: the program asks to cancel the call `first`; the
+worker tells that this call was cancelled, which is its answer.
 """
 
 from _struct import Struct
@@ -25,7 +32,7 @@ from .errors import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     Buffer = bytes | bytearray | memoryview
@@ -34,8 +41,8 @@ VERSION = 1
 GREETING = b"frkrpc\x00" + bytes([VERSION])
 
 # From the parent to a worker.
-CALL, CLOSE, DEFINE = 1, 2, 3
-# From a worker to the parent (DEFINE goes both ways).
+CALL, CLOSE, DEFINE, CANCEL = 1, 2, 3, 4
+# From a worker to the parent (DEFINE and CANCEL go both ways).
 RESULT, ERROR, EVENT, READY, FAILED, RETIRE = 16, 17, 18, 19, 20, 21
 # From the parent to a template.
 STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT = range(32, 41)
@@ -43,6 +50,7 @@ STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT = range(32, 41)
 STARTED, REFUSED, EXITED, PONG = range(48, 52)
 
 PACKED, KEYWORDS = 1, 2  # flags of calls and results
+SCATTERED = 4  # flag of results and errors
 FOR_GOOD = 1  # flag of CLOSE: the program ends
 
 _HEADER = Struct("<BBHIQQQ")
@@ -54,7 +62,7 @@ LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
 _call = methodcaller("__call__")
 _KINDS = frozenset(
-    [CALL, CLOSE, DEFINE, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
+    [CALL, CLOSE, DEFINE, CANCEL, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
     + [STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT]
     + [STARTED, REFUSED, EXITED, PONG]
 )
@@ -100,6 +108,18 @@ class Frame:
             raise ProtocolError(f"bodies of {at} bytes in {self!r}")
         return bodies
 
+    def scattered(self) -> "tuple[Sequence[int], Frame]":
+        """Return the ids of the calls that this answers, and the frame without them."""
+        if not self.flags & SCATTERED:
+            return range(self.first, self.first + self.count), self
+        table = Struct(f"<{self.count}Q")
+        if table.size > len(self.body):
+            raise ProtocolError(f"table of {self.count} ids in {self!r}")
+        flags = self.flags & ~SCATTERED
+        rest = self.body[table.size :]
+        inner = Frame(self.kind, flags, 0, self.count, self.first, rest)
+        return table.unpack_from(self.body), inner
+
     def loaded(self, load: "Callable[[Any], Any]") -> "Any":
         """Load a body that runs no code of the user; ProtocolError if it cannot be."""
         try:
@@ -133,16 +153,32 @@ def encode(
 
 
 def encode_bodies(
-    kind: int, bodies: "list[bytes]", *, flags: int = 0, first: int = 0
+    kind: int,
+    bodies: "list[bytes]",
+    *,
+    flags: int = 0,
+    first: int = 0,
+    ids: bytes = b"",
 ) -> bytes:
-    """Return one frame with several bodies, each below 4 GiB."""
-    if len(bodies) == 1:
-        return encode(kind, bodies[0], flags=flags, first=first)
+    """Return one frame with several bodies, each below 4 GiB.  ids: from `scatter`."""
     count = len(bodies)
-    table = Struct(f"<{count}I").pack(*map(len, bodies))
-    length = len(table) + sum(map(len, bodies))
+    if count == 1 and not ids:
+        return encode(kind, bodies[0], flags=flags, first=first)
+    table = Struct(f"<{count}I").pack(*map(len, bodies)) if count > 1 else b""
+    length = len(ids) + len(table) + sum(map(len, bodies))
     header = _HEADER.pack(kind, flags, 0, count, first, 0, length)
-    return b"".join((header, table, *bodies))
+    return b"".join((header, ids, table, *bodies))
+
+
+def scatter(ids: "Sequence[int]") -> "tuple[int, int, bytes]":
+    """Return (flags, first, table) of a frame that answers the calls *ids*.
+
+    There is no table where they follow one another.
+    """
+    first = ids[0]
+    if list(ids) == list(range(first, first + len(ids))):
+        return 0, first, b""
+    return SCATTERED, first, Struct(f"<{len(ids)}Q").pack(*ids)
 
 
 def at_once(*steps: "Callable[[], object]") -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from forkrpc import future as future_module
 from forkrpc import program
+from forkrpc.awaiter import CANCELLED, Failure
 from forkrpc.future import CallFuture
-from forkrpc.session import Failure
 from helpers import MS, wait_until
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 
@@ -97,10 +97,116 @@ def test_a_timeout_of_0_is_enough_for_what_is_there(future):
     assert future.result(0) == 42
 
 
-def test_a_call_that_was_made_cannot_be_cancelled(future):
+def test_it_runs_from_being_sent_to_its_outcome(future):
+    assert not future.running()
+    future.call_id = 7
     assert future.running()
+    settle(future, 42)
+    assert future.result(LIMIT) == 42
+    assert not future.running()
+
+
+# Cancelling.
+
+
+def cancellable(owner, *, yes=True):
+    """Return a future, and what its connection is asked to cancel."""
+    asked = []
+
+    def cancel(target):
+        asked.append(target)
+        return yes
+
+    return CallFuture(owner, cancel), asked
+
+
+def test_a_call_that_the_connection_does_not_cancel_goes_on(owner):
+    future, asked = cancellable(owner, yes=False)
+
     assert future.cancel() is False
+    assert asked == [future]
     assert not future.cancelled()
+    settle(future, 42)
+    assert future.result(LIMIT) == 42
+    assert future.cancel() is False
+    assert asked == [future]
+
+
+def test_a_cancelled_call_is_settled_at_once_and_once(owner):
+    future, asked = cancellable(owner)
+    told = []
+    future.add_done_callback(told.append)
+
+    assert future.cancel() is True
+    assert future.cancelled()
+    assert future.done()
+    assert not future.running()
+    assert told == [future]
+    assert future.cancel() is True
+    for outcome in (CANCELLED, 42, Failure(ValueError())):
+        future.settle(outcome)
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(0)
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.exception(0)
+    assert told == [future]
+    assert asked == [future]
+
+
+def test_who_waits_for_several_futures_sees_that_one_was_cancelled(owner):
+    future, _ = cancellable(owner)
+    other, _ = cancellable(owner)
+    found = []
+
+    def wait():
+        found.append(concurrent.futures.wait([future, other], LIMIT))
+        found.append(list(concurrent.futures.as_completed([future, other], LIMIT)))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: future._waiters, LIMIT)
+    future.cancel()
+    settle(other, 1)
+    thread.join(LIMIT)
+
+    done, waiting = found[0]
+    assert done == {future, other}
+    assert not waiting
+    assert set(found[1]) == {future, other}
+
+
+def test_a_thread_that_waits_wakes_up_when_it_is_cancelled(owner):
+    future, _ = cancellable(owner)
+    told = []
+
+    def wait():
+        try:
+            future.result(LIMIT)
+        except concurrent.futures.CancelledError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: future._condition.sleepers, LIMIT)
+    future.cancel()
+    thread.join(LIMIT)
+
+    assert len(told) == 1
+
+
+def test_an_interrupted_cancel_is_finished_by_the_reactor(owner):
+    def attempt(interrupted):
+        future, asked = cancellable(owner)
+        with contextlib.suppress(Interrupt), interrupted as raised:
+            future.cancel()
+        if asked:  # from here on the connection settles it as well
+            future.settle(CANCELLED)
+            assert future.cancelled()
+            done, _ = concurrent.futures.wait([future], 0)
+            assert done == {future}
+        return raised
+
+    assert interrupt_everywhere(attempt, future_module) > 20
 
 
 def test_the_first_outcome_counts(future):

@@ -32,12 +32,18 @@ LAYERS = {
     "serialisers": ("both", 4),
     "outcome": ("both", 5),
     "child": ("child", 10),
-    "child.leave": ("child", 10),
+    "child.bodies": ("child", 9),
+    "child.deadlines": ("child", 9),
+    "child.done": ("child", 9),
+    "child.leave": ("child", 9),
+    "child.answers": ("child", 10),
     "child.replies": ("child", 10),
+    "child.calls": ("child", 11),
     "child.sync": ("child", 11),
-    "child.aio": ("child", 11),
-    "child.worker": ("child", 12),
-    "child.template": ("child", 13),
+    "child.aio": ("child", 12),
+    "child.worker": ("child", 13),
+    "child.template": ("child", 14),
+    "awaiter": ("parent", 20),
     "death": ("parent", 20),
     "gate": ("parent", 20),
     "options": ("parent", 20),
@@ -45,10 +51,12 @@ LAYERS = {
     "interpreter": ("parent", 21),
     "reactor": ("parent", 21),
     "session": ("parent", 21),
-    "loops": ("parent", 22),
-    "channel": ("parent", 23),
+    "twin": ("parent", 21),
+    "loops": ("parent", 21),
+    "channel": ("parent", 22),
     "future": ("parent", 22),
     "life": ("parent", 22),
+    "overlapping": ("parent", 22),
     "link": ("parent", 23),
     "connection": ("parent", 24),
     "process": ("parent", 24),
@@ -88,7 +96,9 @@ STDLIB_AT_IMPORT = {
     *("collections", "functools", "operator"),  # _pickle loads them in any case
 }
 MORE_AT_IMPORT = {
-    "child.aio": {"asyncio"},  # loaded for async workers only
+    # Loaded for async workers only.
+    "child.aio": {"asyncio", "contextvars", "inspect"},
+    "child.calls": {"asyncio", "contextvars", "inspect"},
 }
 
 PUBLIC = {
@@ -105,7 +115,8 @@ NOT_IN_A_WORKER = {
 
 # What a worker that ran nothing else has loaded, over what every interpreter has.
 IN_A_WORKER = {
-    *("forkrpc", "forkrpc.child", "forkrpc.child.leave", "forkrpc.child.replies"),
+    *("forkrpc", "forkrpc.child", "forkrpc.child.bodies", "forkrpc.child.leave"),
+    "forkrpc.child.replies",
     *("forkrpc.child.sync", "forkrpc.child.template", "forkrpc.child.worker"),
     *("forkrpc.classes", "forkrpc.errors", "forkrpc.fds", "forkrpc.functions"),
     *("forkrpc.outcome", "forkrpc.progress", "forkrpc.serialisers", "forkrpc.spin"),

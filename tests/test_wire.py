@@ -15,7 +15,7 @@ from helpers import MS
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 
 KINDS = (
-    *(wire.CALL, wire.CLOSE, wire.DEFINE),
+    *(wire.CALL, wire.CLOSE, wire.DEFINE, wire.CANCEL),
     *(wire.RESULT, wire.ERROR, wire.EVENT, wire.READY, wire.FAILED, wire.RETIRE),
     *(wire.STATE, wire.REQUIRE, wire.EVAL, wire.VALUES, wire.HANDLES, wire.FORK),
     *(wire.RUN, wire.PING, wire.ADOPT),

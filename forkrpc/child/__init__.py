@@ -6,11 +6,21 @@ from ..errors import ClosedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .sync import Sync
+    from typing import Protocol
+
+    class Backend(Protocol):
+        def event(self, args: "tuple[object, ...]") -> None: ...
+
+        def flush(self) -> bool: ...
+
+        def retire(self) -> None: ...
+
+        def become_copy(self) -> None: ...
+
 
 __all__ = ["event", "flush", "in_worker", "retire"]
 
-_backend: "list[Sync]" = []  # this worker's, once events can be sent
+_backend: "list[Backend]" = []  # this worker's, once events can be sent
 
 
 def event(*args: object) -> None:
@@ -18,8 +28,10 @@ def event(*args: object) -> None:
 
     Any thread of a worker may send; events and results arrive in the order in which
     they were made.  From a sync worker it leaves at once, which blocks while the
-    program does not read.  Raise ClosedError outside a worker and in `init`, and
-    SerialiserError for arguments that cannot be sent.
+    program does not read; from an async one at the next turn of its loop.
+
+    Raise ClosedError outside a worker and in `init`, and SerialiserError for arguments
+    that cannot be sent.
     """
     _current("event").event(args)
 
@@ -42,7 +54,7 @@ def in_worker() -> bool:
     return bool(_backend)
 
 
-def _current(verb: str) -> "Sync":
+def _current(verb: str) -> "Backend":
     try:
         return _backend[0]
     except IndexError:
@@ -52,7 +64,7 @@ def _current(verb: str) -> "Sync":
         ) from None
 
 
-def enter(backend: "Sync") -> None:
+def enter(backend: "Backend") -> None:
     """From now on events go to *backend*; not in a process that user code forks."""
     _backend[:] = [backend]
     os.register_at_fork(after_in_child=_leave_copy)

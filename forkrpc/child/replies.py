@@ -12,10 +12,10 @@ from time import monotonic
 
 from .. import wire
 from ..classes import PROTOCOL
-from ..errors import SerialiserError
 from ..fds import Outbox
 from ..progress import HELD, SLOTS
 from ..serialisers import SCALARS
+from .bodies import result_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,13 +92,7 @@ class Replies:
 
     def body_of(self, what: str, values: "tuple[object, ...]") -> bytes:
         """Serialise; raise SerialiserError, also for what is too long."""
-        body = self.codec.dump(values)
-        if len(body) > self._limit:
-            raise SerialiserError(
-                f"{what} of {len(body)} bytes, max_frame is {self._limit}; "
-                "raise it with run(..., max_frame=...)"
-            )
-        return body
+        return result_body(self.codec, what, values, self._limit)
 
     def _hold(self, call_id: int, value: object, *, packed: bool) -> None:
         if self._packed is not packed:

@@ -2,17 +2,17 @@
 
 import os
 import sys
-from _pickle import dumps
 from _socket import MSG_DONTWAIT
 from itertools import islice
 from time import monotonic, monotonic_ns
 
-from .. import outcome, wire
-from ..errors import ProtocolError, SerialiserError
+from .. import wire
+from ..errors import ProtocolError
 from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
 from ..spin import Spin
 from ..system import mortal
+from .bodies import error_body, load_arguments
 from .leave import exit_status_of
 from .replies import Replies
 
@@ -143,10 +143,10 @@ class Sync:
         return calls
 
     def _of_body(self, body: "Any") -> object:
-        return self.function(*self._load(body))
+        return self.function(*load_arguments(self.codec, body))
 
     def _of_keywords(self, body: "Any") -> object:
-        *args, keywords = self._load(body)
+        *args, keywords = load_arguments(self.codec, body)
         return self.function(*args, **keywords)
 
     def _only_call(self, frame: wire.Frame) -> None:
@@ -200,27 +200,8 @@ class Sync:
         if isinstance(error, SystemExit):
             self._ended = exit_status_of(error)
             return
-        trusted = self.codec.trusted
-        packed = outcome.pack(error, self._dump_one if trusted else None)
-        body = self._plain(packed)
+        body = error_body(self.codec, error)
         self.replies.answer(call_id, wire.encode(wire.ERROR, body, first=call_id))
-
-    def _load(self, body: "Any") -> "Any":
-        try:
-            return self.codec.load(body)
-        except Exception as error:
-            raise _unloadable("arguments", error) from error
-
-    def _dump_one(self, value: object) -> bytes:
-        return self.codec.dump((value,))
-
-    def _plain(self, packed: object) -> bytes:
-        """Serialise what the library itself says about an error."""
-        if self.codec.trusted:
-            return dumps(packed, 4)
-        from ..serialisers import PAIRS
-
-        return PAIRS["data"]()[0]((packed,))
 
     def fail_setup(self, text: str) -> None:
         self.replies.send(wire.encode(wire.FAILED, text.encode("utf-8", "replace")))
@@ -236,11 +217,3 @@ class Sync:
 
     def retire(self) -> None:
         self.replies.send(wire.encode(wire.RETIRE))
-
-
-def _unloadable(what: str, error: Exception) -> SerialiserError:
-    kind = type(error).__name__
-    hint = ""
-    if isinstance(error, ImportError):
-        hint = "; the worker does not find it: is its folder on sys.path?"
-    return SerialiserError(f"{what} cannot be loaded: {kind}: {error}{hint}")

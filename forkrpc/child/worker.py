@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..progress import Page
+    from .aio import Async
+
+    Backend = Sync | Async
 
 _COROUTINES = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR of code objects
 
@@ -72,7 +75,7 @@ class Role:
         self._lifeline = lifeline
         self._arguments = arguments
         # Held until the process ends: the end of its socket shall be its own end.
-        self._backend: Sync | None = None
+        self._backend: Backend | None = None
 
     def __call__(self) -> None:
         spec = self._spec
@@ -154,7 +157,8 @@ class Role:
     def _work(self, page: "Page | None") -> int:
         assert page is not None
         channel = _socket.socket(fileno=self._channel)
-        self._backend = backend = Sync(channel, self._spec, page)
+        self._backend = backend = self._made_backend(channel, page)
+        options: dict[str, Any] = {}
         try:
             self._limits()
             values = self._values()
@@ -169,7 +173,7 @@ class Role:
             backend.codec = codec(serialiser, backend.define)
             if isinstance(backend.codec, PickleCodec):
                 backend.codec.sent |= classes.known()
-            backend.function = self._function(values)
+            options = self._set_up(backend, values)
         except SystemExit:
             raise
         except BaseException as error:  # told to the program, which fails the calls
@@ -179,7 +183,28 @@ class Role:
             backend.fail_setup(f"{step}: {traceback_of(error)}")
             return 1
         enter(backend)
-        return backend.serve()
+        return backend.serve(**options)
+
+    def _made_backend(self, channel: "_socket.socket", page: "Page") -> "Backend":
+        if self._spec["backend"] == "sync":
+            return Sync(channel, self._spec, page)
+        from .aio import Async
+
+        return Async(channel, self._spec, page)
+
+    def _set_up(self, backend: "Backend", values: "list[object]") -> "dict[str, Any]":
+        """Give the backend what it calls; return what else it is served with."""
+        if isinstance(backend, Sync):
+            backend.function = self._function(values)
+            self._refuse_coroutine(backend.function)
+            return {}
+        factory, done = (
+            None if self._spec[name] is None else _found(self._spec[name])
+            for name in ("loop_factory", "done")
+        )
+        backend.prepare(factory)
+        backend.use(self._function(values))
+        return {"done": done}
 
     def _function(self, values: "list[object]") -> "Callable[..., object]":
         function = _found(self._spec["function"])
@@ -189,13 +214,15 @@ class Role:
                 raise TypeError(
                     f"instances of {name_of(type(function))} cannot be called"
                 )
+        return function
+
+    def _refuse_coroutine(self, function: "Callable[..., object]") -> None:
         code = getattr(function, "__code__", None)
         if code is not None and code.co_flags & _COROUTINES:
             raise TypeError(
-                f'{name_of(function)} is a coroutine function, for backend="async", '
-                "which is still to come: call asyncio.run() in a plain function"
+                f"{name_of(function)} is a coroutine function: "
+                'use run(..., backend="async")'
             )
-        return function
 
 
 def _found(description: "tuple[str, Any]") -> "Callable[..., Any]":

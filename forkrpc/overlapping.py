@@ -1,0 +1,131 @@
+"""The parent's end of an asynchronous worker's connection, without I/O.
+
+As `session`, but answers come in the order of completion: calls that were sent are
+kept by id.  What belongs together is one call into C here too, so whatever interrupts,
+a call is in exactly one place, and settles exactly once.
+"""
+
+from _queue import SimpleQueue
+from collections import deque
+from functools import partial
+
+from . import wire
+from .awaiter import CANCELLED, Awaiter, Failure
+from .errors import ProtocolError
+from .progress import OLDEST
+from .session import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence, Sized
+    from typing import Any
+
+    from .death import Death
+    from .life import Life
+    from .session import Target
+
+KILL_GRACE = 1.0  # seconds that a worker has to end a call of its own that is too long
+
+
+class Overlapping(Session):
+    """Calls and answers of one asynchronous worker.
+
+    pending: the targets of calls that were sent, by id, in the order of ids.
+    """
+
+    answers = frozenset([wire.RESULT, wire.ERROR, wire.CANCEL])
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(name, limit)
+        self.pending: dict[int, Target] = {}
+        self._looked: set[int] = set()  # calls whose results were read from the page
+
+    def ahead(self, life: "Life") -> "Sized":
+        return Ahead(self, life)
+
+    def limits(self) -> "tuple[Any, ...]":
+        return self.pending.__contains__, OLDEST, KILL_GRACE
+
+    def head(self) -> int:
+        return next(iter(self.pending), 0)
+
+    def _entering(self, first: int, targets: "list[Target]") -> "Any":
+        return partial(self.pending.update, list(enumerate(targets, first)))
+
+    def cancelling(self, target: Awaiter) -> "bytes | None":
+        if target.call_id not in self.pending:
+            return None
+        self.futures.append((target, CANCELLED))
+        return wire.encode(wire.CANCEL, first=target.call_id)
+
+    def _settle(self, frame: wire.Frame) -> None:
+        ids, inner = frame.scattered()
+        outcomes = self._outcomes_of(ids, inner)
+        again = self._looked and self._looked.intersection(ids)
+        if again:
+            fresh = [at for at, call_id in enumerate(ids) if call_id not in again]
+            ids = [ids[at] for at in fresh]
+            outcomes = [outcomes[at] for at in fresh]
+        pending = self.pending
+        if not all(map(pending.__contains__, ids)) or len(set(ids)) < len(ids):
+            raise ProtocolError(f"{frame!r} answers a call that is not outstanding")
+        targets = list(map(pending.__getitem__, ids))
+        if frame.kind == wire.CANCEL and not isinstance(targets[0], Awaiter):
+            raise ProtocolError(f"{frame!r}, which nobody has cancelled")
+        self._hand_out(
+            targets,
+            outcomes,
+            partial(deque, map(pending.pop, ids), 0),
+            partial(self._looked.difference_update, again or ()),
+            self.decoder.frames.popleft,
+        )
+
+    def _outcomes_of(self, ids: "Sequence[int]", frame: wire.Frame) -> "list[Any]":
+        if frame.kind == wire.CANCEL:
+            return [CANCELLED] * frame.count
+        if frame.flags & wire.PACKED:
+            return self._loaded(frame)
+        load = self._load_error if frame.kind == wire.ERROR else self._load_result
+        return list(map(load, frame.bodies(), ids))
+
+    def look(self, life: "Life") -> None:
+        pending = self.pending
+        found = [each for each in life.scattered() if each[0] in pending]
+        if not found:
+            return
+        ids = [call_id for call_id, _, _ in found]
+        self._hand_out(
+            [pending[call_id] for call_id in ids],
+            [
+                self._load_result(value, call_id) if is_body else value
+                for call_id, is_body, value in found
+            ],
+            partial(deque, map(pending.pop, ids), 0),
+            partial(self._looked.update, ids),
+        )
+
+    def fail_all(self, death: "Death") -> int:
+        failed = len(self.pending)
+        for call_id, target in list(self.pending.items()):
+            error = death.error_of(call_id)
+            error.call = self.text_of(call_id)
+            self._fail(call_id, target, error)
+        return failed + super().fail_all(death)
+
+    def _fail(self, call_id: int, target: "Target", error: Exception) -> None:
+        puts: list[Any] = []
+        # Those with a callback are told all at once.
+        if isinstance(target, (SimpleQueue, Awaiter)):
+            _, puts = self._sorted([target], [Failure(error)])
+        wire.at_once(*puts, partial(self.pending.pop, call_id))
+
+
+class Ahead:
+    """As long as there are calls that were sent and have not begun."""
+
+    def __init__(self, session: Session, life: "Life") -> None:
+        self._session = session
+        self._life = life
+
+    def __len__(self) -> int:
+        return max(0, self._session.sent - self._life.begun())

@@ -402,6 +402,63 @@ def test_a_cancelled_call_that_runs_has_its_result_dropped(proxy, tmp_path):
     assert proxy.pending == 0
 
 
+@every_loop
+def test_calls_of_an_asynchronous_worker_overlap(template, make):
+    source = """
+import asyncio
+waiting = []
+
+async def meet(number):
+    waiting.append(asyncio.Event())
+    if len(waiting) == 100:
+        for event in waiting:
+            event.set()
+    await waiting[number].wait()
+    return number
+"""
+
+    async def main(proxy):
+        return await asyncio.gather(*map(proxy.acall, range(100)))
+
+    with template.fork().eval(source).run("meet", backend="async") as proxy:
+        assert run(main(proxy), make) == list(range(100))
+
+
+def test_cancelling_the_task_cancels_the_task_of_an_asynchronous_worker(template):
+    source = """
+import asyncio
+ended = []
+
+async def work(verb):
+    if verb == "ended":
+        return ended
+    event("began")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        ended.append("cancelled")
+        raise
+"""
+
+    async def main():
+        loop, began = asyncio.get_running_loop(), asyncio.Event()
+        async with (
+            template.fork()
+            .eval(source)
+            .run(
+                "work", backend="async", loop=loop, on_event=lambda _: began.set()
+            ) as proxy
+        ):
+            task = asyncio.ensure_future(proxy.acall("wait"))
+            await began.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return await proxy.acall("ended")
+
+    assert run(main()) == ["cancelled"]
+
+
 def test_a_coroutine_that_is_closed_gives_its_call_up(proxy):
     async def main():
         coroutine = proxy.acall("echo", 1)

@@ -284,4 +284,6 @@ KINDS = {
     "billiard": Kind("billiard", "billiard"),
     "raw_blocking": Kind("raw socketpair, blocking", "socket", limit=True),
     "raw_spinning": Kind("raw socketpair, spinning", "socket", limit=True),
+    "raw_sock_recv": Kind("raw socketpair, sock_recv", "asyncio", limit=True),
+    "raw_protocol": Kind("raw socketpair, protocol", "asyncio", limit=True),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import creation, latency, throughput, upkeep
+from benchmarks import awaiting, creation, latency, throughput, upkeep
 from benchmarks.scale import Scale
 
 
@@ -67,6 +67,12 @@ ROWS = {
         "round trip, all on one CPU",
         latency.round_trip_pinned,
         ("forkrpc", "pool_fork", "raw_blocking"),
+        LATENCY,
+    ),
+    "acall": Row(
+        "round trip in an asyncio program",
+        awaiting.acall,
+        ("forkrpc", "futures", "raw_sock_recv", "raw_protocol"),
         LATENCY,
     ),
     "pipelined": Row(

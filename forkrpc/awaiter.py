@@ -34,10 +34,12 @@ class Awaiter:
 
     call_id: set when the call leaves the program's queue; 0 before.
     withdrawn: it was cancelled before that, and will not leave.
+    inbox: where (awaiter, outcome) is put in place of `Session.futures`.
     """
 
     call_id = 0
     withdrawn = False
+    inbox: "deque[Any] | None" = None
 
     def settle(self, outcome: object) -> None:
         """Take a result, a Failure or CANCELLED.  In the reactor's thread.

@@ -20,7 +20,7 @@ from _queue import SimpleQueue
 from . import wire
 from .errors import ProtocolError
 from .fds import Outbox
-from .items import Items
+from .loops import Loops
 from .reactor import READ, WRITE
 from .spin import Spin
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .awaiter import Awaiter
+    from .loops import Home
     from .reactor import Reactor
     from .session import Session
 
-LOW = 256  # calls under way below which the reader sends more
 MILLISECONDS = 10  # between two looks of a leader at results that are held back
 _LEAD = object()  # in a waiter's queue: try to lead
 
@@ -51,12 +51,14 @@ class Channel:
         sock.setblocking(False)
         self.over = False
         self.broken: ProtocolError | None = None
+        self.loops = Loops()
         self._reactor = reactor
         self._session = session
         self._sock = sock
         self._outbox = Outbox(sock, _socket.MSG_DONTWAIT)
         self._outbox.put(wire.GREETING)
         self._writing = _thread.RLock()
+        self._watching = _thread.RLock()
         self._lead: dict[str, object] = {}  # "who": a frame, or the reactor
         self._followers: dict[SimpleQueue[Any], None] = {}
         self._poll = select.poll()
@@ -94,7 +96,7 @@ class Channel:
     def _write(self) -> bool:
         outbox, session = self._outbox, self._session
         done = not outbox.frames or outbox.flush()
-        while done and session.unsent and not self._held_back():
+        while done and session.unsent and not session.streams.fill(session.pending):
             session.take(outbox.frames)
             done = outbox.flush()
         if done and self._closing and not (self._said_close or session.unsent):
@@ -103,12 +105,6 @@ class Channel:
             outbox.put(wire.encode(wire.CLOSE, flags=flags))
             done = outbox.flush()
         return done
-
-    def _held_back(self) -> bool:
-        """Whether calls wait here: a worker reads on while it makes a stream."""
-        return (
-            bool(self._session.streams.under_way) and len(self._session.pending) >= LOW
-        )
 
     def post(self, data: bytes) -> None:
         """Send a frame that belongs to a stream, before the calls that wait."""
@@ -141,11 +137,22 @@ class Channel:
         self.flush()
 
     def _want(self, event: int, *, wanted: bool) -> None:
-        """Have the reactor watch for *event*, or not."""
-        events = self._events | event if wanted else self._events & ~event
-        if events != self._events and not self.over:
-            self._events = events
-            self._reactor.change(self._sock.fileno(), events)
+        """Have the reactor watch for *event*, or not.
+
+        An interrupt may leave it watched for although `_events` says no, never the
+        other way round.
+        """
+        if bool(self._events & event) is wanted:
+            return
+        with self._watching:
+            if self.over:
+                return
+            if wanted:
+                self._reactor.change(self._sock.fileno(), self._events | event)
+                self._events |= event
+            else:
+                self._events &= ~event
+                self._reactor.change(self._sock.fileno(), self._events)
 
     # Waiting for a result, in any thread but the reactor's.
 
@@ -165,7 +172,7 @@ class Channel:
                     finally:
                         self._followers.pop(queue, None)
                         self._lead.clear()
-                        self._hand_over(soon_back=isinstance(queue, Items))
+                        self._hand_over(soon_back=type(queue) is not SimpleQueue)
                     self._followers[queue] = None
                 outcome = queue.get()
                 if outcome is not _LEAD:
@@ -190,16 +197,15 @@ class Channel:
                 self._spin.woken()
             if session.ready or session.futures:
                 self._reactor.soon(self._owner.on_read)
+            if self.loops.homes:
+                self.loops.tell()
 
     def _hand_over(self, *, soon_back: bool = False) -> None:
-        """See to it that someone reads on; the caller has just given up the lead.
-
-        soon_back: it is one who iterates, and will read again.
-        """
+        """See to it that someone reads on; the caller has given up the lead for now."""
         for queue in list(self._followers):
             queue.put(_LEAD)
             return
-        if len(self._session.pending) > soon_back:
+        if len(self._session.pending) > soon_back and not self.loops.duty:
             self._want(READ, wanted=True)
         # Else the next tick does: a program that calls again at once is spared the
         # two system calls.
@@ -225,11 +231,54 @@ class Channel:
         self._reactor.soon(self._owner.on_over)
         return True
 
+    # Reading in the thread of an event loop.
+
+    def duplicate_into(self, fds: "list[int]") -> None:
+        """Append a duplicate of the descriptor, for a loop to watch."""
+        from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+        fds.extend(map(fcntl, (self._sock.fileno(),), (F_DUPFD_CLOEXEC,), (3,)))
+
+    def begin_duty(self) -> None:
+        """A loop watches, and the reactor need not."""
+        self._led = True
+        self._want(READ, wanted=False)
+
+    def end_duty(self, home: "Home") -> None:
+        """*home* does not watch any more."""
+        duty = self.loops.duty
+        if duty.get("who") is home:
+            duty.clear()
+        if not self._lead:
+            self._want(READ, wanted=True)
+
+    def read_here(self, home: "Home") -> bool:
+        """Read once for *home*, if nobody leads; return whether nobody did."""
+        if self._lead.setdefault("who", sys._getframe()) is not sys._getframe():
+            return False
+        self._led = True
+        try:
+            if not self.over:
+                self._receive()
+        finally:
+            self._lead.clear()
+            if self._followers:
+                self._hand_over()
+        self._owner.on_read_in(home)
+        return True
+
+    def has_unsent(self) -> bool:
+        return bool(self._session.unsent)
+
     # In the reactor's thread.
 
     def _ready(self, events: int) -> None:
+        with self._watching:
+            self._events |= events & (READ | WRITE)  # see `_want`
         if events & WRITE:
             self.flush()
+            if self._wrote_all:
+                self._want(WRITE, wanted=False)
         if events & ~WRITE and not self.read():
             # A leader reads.  Look again, for it may have left meanwhile.
             self._want(READ, wanted=False)
@@ -272,13 +321,14 @@ class Channel:
         """Do what an interrupt left undone, and have somebody read."""
         self._free_lost_lead()
         if self._lead.setdefault("who", self) is self:
+            needed = True
             try:
                 if not self.over and self._resume():
                     self._owner.look_at_page()
+                    needed = self._is_needed()
             finally:
                 self._lead.clear()
-            # While threads lead, the reactor is only in their way.
-            self._want(READ, wanted=not self._led)
+            self._want(READ, wanted=needed)
             self._led = False
         if self._session.unsent or self._outbox.frames:
             self.flush()
@@ -293,6 +343,22 @@ class Channel:
             self._reactor.soon(self._owner.on_over)
             return False
         return True
+
+    def _is_needed(self) -> bool:
+        """Return whether the reactor has to watch.  The caller leads.
+
+        While threads lead, or a loop on duty reads, it is only in their way.
+        """
+        if self._led or not self.loops.duty:
+            return not self._led
+        return bool(self._poll.poll(0))  # the loop is busy, or has stopped
+
+    def rest(self) -> None:
+        """No call is under way, so nobody will look after this."""
+        home = self.loops.duty.get("who")
+        if home is not None:
+            self.loops.relieve(home)
+        self._want(READ, wanted=True)
 
     def _free_lost_lead(self) -> None:
         """Free the lead of a thread that was interrupted before it gave it up."""
@@ -328,6 +394,7 @@ class Channel:
     def abandon(self) -> None:
         """Close the socket, in a forked copy of the program."""
         self.over = True
+        self.loops.abandon()
         fd = self._sock.detach()
         if fd >= 0:
             os.close(fd)

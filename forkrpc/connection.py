@@ -8,14 +8,15 @@ import signal
 import sys
 from _queue import SimpleQueue
 from _thread import get_ident
+from time import monotonic
 
 from .awaiter import Failure
-from .channel import LOW, Channel
+from .channel import Channel
 from .entries import Eager
 from .errors import ClosedError, SerialiserError
 from .flow import Flow
 from .gate import Gate
-from .items import Items
+from .loops import MOST, loop_that_may_wait, running_loop
 from .reactor import report
 from .serialisers import keepable
 from .session import MOST_CALLS
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 
     from .awaiter import Awaiter
     from .life import Life
+    from .loops import Home
     from .program import Program
     from .session import Session
+
+
+LOW = 256  # calls under way below which the reader sends more
+ASK_AGAIN = 0.1  # seconds until a loop is asked again to run callbacks
 
 
 class Connection:
@@ -54,9 +60,10 @@ class Connection:
         self.closed: str | None = None
         self.ended = Gate()
         self._channel = Channel(program.reactor, sock, session)
-        self.flow = Flow(session, self._channel, life)
+        self.flow = Flow(session, self._channel, life, program)
         self._ahead = session.ahead(life)
         self._options = options
+        self._asked = 0.0  # time.monotonic() when the loop was asked to run callbacks
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
         self._seen = (0, 0)  # what the worker's page told at the last look
@@ -73,28 +80,24 @@ class Connection:
 
     # Calls, in any thread.
 
-    def submit(self, entry: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> None:
+    def submit(self, entry: "Any", kwargs: "Any", *, alone: bool = False) -> None:
         """Queue a call: *entry* is its arguments and who gets the result.
 
-        Never blocks.  Raise SerialiserError or ClosedError.
+        alone: it is a stream.  Never blocks.  Raise SerialiserError or ClosedError.
         """
         if self.closed is not None:
-            raise self._refusal()
+            error = self.death_error()
+            raise ClosedError(self.closed) if error is None else error
         session = self.session
-        if kwargs or not session.packs or not keepable(entry[:-1]):
+        if alone or kwargs or not session.packs or not keepable(entry[:-1]):
             entry = self._serialised(entry, kwargs)
         session.unsent.append(entry)
         if not self._ticking:
             self._start_ticking()
         # Send at once while little is under way; then let as much gather as the worker
         # still has to do, so that frames grow and it never runs dry.
-        if len(session.unsent) >= min(len(self._ahead), MOST_CALLS):
+        if alone or len(session.unsent) >= min(len(self._ahead), MOST_CALLS):
             self._channel.flush()
-
-    def _refusal(self) -> "Exception":
-        """Return why no more calls are taken."""
-        error = self.death_error()
-        return ClosedError(self.closed) if error is None else error
 
     def _serialised(self, entry: "tuple[Any, ...]", kwargs: "Any") -> Eager:
         args, target = entry[:-1], entry[-1]
@@ -132,25 +135,26 @@ class Connection:
             self._channel.flush()
         return result_of(self._channel.wait(queue))
 
-    # Streams, in any thread.
+    def home(self, verb: str) -> "Home":
+        """Return where the event loop of this thread waits.  Raise RuntimeError."""
+        if self.flow.inert:
+            raise ClosedError(self.closed)
+        loop = loop_that_may_wait(verb, self.program)
+        return self._channel.loops.home(loop, self._channel)
 
-    def stream(self, items: Items, args: "tuple[Any, ...]", kwargs: "Any") -> None:
-        """Queue a call whose items go to *items*; as `submit`."""
-        if self.closed is not None:
-            raise self._refusal()
-        self.session.unsent.append(self._serialised((*args, items), kwargs))
-        if not self._ticking:
-            self._start_ticking()
-        self._channel.flush()
-
-    def wait_for(self, items: Items) -> None:
-        """Wait until it rings."""
-        self._channel.wait(items)
-
-    def stop_later(self) -> None:
-        """Have the generators of closed streams closed, soon.  Takes no lock."""
-        if not self.life.over:
-            self.program.reactor.soon(self.flow.stop_closed)
+    def on_read_in(self, home: "Home") -> None:
+        """Do what `on_read` does, in the thread of a loop that has read."""
+        session = self.session
+        if session.unsent and len(self._ahead) < LOW:
+            self._channel.flush()
+        here = self._options["loop"] is home.loop
+        if session.ready and here and not self._asked:
+            self._asked = monotonic()
+            home.loop.call_soon(self._run_some)
+        if session.futures or (session.ready and not here):
+            self.program.reactor.soon(self.on_read)
+        if len(self._channel.loops.homes) > 1:
+            self._channel.loops.tell()
 
     def cancel(self, target: "Awaiter") -> bool:
         """Cancel the call of *target*, if it can be; return whether it is cancelled.
@@ -185,6 +189,8 @@ class Connection:
         while futures:
             future, outcome = futures.popleft()
             future.settle(outcome)
+        if self._channel.loops.homes:
+            self._channel.loops.tell()
         if self.session.ready:
             loop = self._options["loop"]
             if loop is None:
@@ -193,18 +199,31 @@ class Connection:
                 self._run_in(loop)
 
     def _run_in(self, loop: "Any") -> None:
+        now = monotonic()
+        if now < self._asked + ASK_AGAIN:
+            return  # it will; and if an interrupt in the loop has lost that, later
+        self._asked = now
         try:
-            loop.call_soon_threadsafe(self._run_callbacks)
+            loop.call_soon_threadsafe(self._run_some)
         except RuntimeError:  # the loop was closed
             if any(function != self._last for function, _ in self.session.ready):
                 report(*sys.exc_info())
             self._options["loop"] = None
             self._run_callbacks()
 
-    def _run_callbacks(self) -> None:
+    def _run_some(self) -> None:
+        """Call some of what is ready: an event loop has other things to do too."""
+        loop, self._asked = self._options["loop"], 0.0
+        self._run_callbacks(MOST)
+        if self.session.ready and not self._asked:
+            self._asked = monotonic()
+            loop.call_soon(self._run_some)
+
+    def _run_callbacks(self, most: int = sys.maxsize) -> None:
         """Call what is ready, in order.  In the callbacks' thread only."""
         ready = self.session.ready
-        while ready:
+        while ready and most:
+            most -= 1
             function, argument = ready.popleft()
             try:
                 function(argument)
@@ -252,9 +271,12 @@ class Connection:
         self._ticking = False  # first: a call that comes now starts anew
         # A program that calls again and again keeps it ticking: no wake for each call.
         sent, self._sent = self._sent, self.session.sent
-        self._ticking = bool(
-            self.session.outstanding() or self.session.futures or sent != self._sent
-        )
+        loops = self._channel.loops
+        undone = bool(self.session.futures) or (bool(loops.homes) and loops.tick())
+        outstanding = self.session.outstanding()
+        self._ticking = bool(outstanding) or undone or sent != self._sent
+        if not self._ticking:
+            self._channel.rest()
         return self._ticking
 
     def look_at_page(self) -> None:
@@ -280,6 +302,7 @@ class Connection:
         self._recover()
         self.flow.recover()
         lost = self._sweep()
+        self._channel.loops.close()
         if self._killed:
             pass
         elif lost or not self._closing:
@@ -345,8 +368,7 @@ class Connection:
 
     def close_at_exit(self) -> None:
         self.close("the program is ending", for_good=True)
-        self.flow.close_those_of(0)
-        self.flow.close_those_of(get_ident())
+        self.flow.close_those_of(0, get_ident())
 
     def outstanding(self) -> int:
         return self.session.outstanding()
@@ -365,12 +387,6 @@ class Connection:
         self.ended.open()
         self.life.abandon()
         self._channel.abandon()
-
-
-def running_loop() -> object:
-    """Return the asyncio loop that runs in this thread, None if there is none."""
-    asyncio = sys.modules.get("asyncio")
-    return None if asyncio is None else asyncio._get_running_loop()
 
 
 def result_of(outcome: object) -> object:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .items import Items
     from .life import Life
+    from .program import Program
     from .session import Session
 
 
@@ -22,11 +23,14 @@ class Flow:
     inert: this is a forked copy of the program, where nothing is told.
     """
 
-    def __init__(self, session: "Session", channel: "Channel", life: "Life") -> None:
+    def __init__(
+        self, session: "Session", channel: "Channel", life: "Life", program: "Program"
+    ) -> None:
         self.inert = False
         self._session = session
         self._channel = channel
         self._life = life
+        self._program = program
         self._seen = (0, 0, 0)  # what the page told at the last look
 
     def credit(self, items: "Items", taken: int) -> None:
@@ -41,13 +45,23 @@ class Flow:
                 self._channel.post(wire.encode(wire.STOP, first=call_id))
                 items.stopped = True
 
-    def close_those_of(self, taker: int) -> None:
-        """Close the streams that this thread was the last to take from; 0: nobody.
+    def stop_later(self) -> None:
+        """Do `stop_closed` soon, in the reactor's thread.  Takes no lock."""
+        if not self._life.over:
+            self._program.reactor.soon(self.stop_closed)
+
+    def wait(self, items: "Items") -> None:
+        """Wait until *items* rings.  Raise RuntimeError in the reactor's thread."""
+        self._program.check_may_wait("a stream")
+        self._channel.wait(items)
+
+    def close_those_of(self, *takers: int) -> None:
+        """Close the streams that these threads were the last to take from; 0: nobody.
 
         It waits for the worker's end, so nobody would take the rest.
         """
         for items in list(self._session.streams.under_way.values()):
-            if items.taker == taker:
+            if items.taker in takers:
                 items.closed = True
                 error = ClosedError("the proxy was left before its stream was used up")
                 items.arrived.append((None, Failure(error)))

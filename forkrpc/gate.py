@@ -8,6 +8,10 @@ import threading
 from _queue import Empty, SimpleQueue
 from collections import deque
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class Gate:
     """Threads wait until it is opened.  Nothing here takes a lock."""
@@ -16,7 +20,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._open = False
-        self._sleepers: deque[SimpleQueue[None]] = deque()
+        self._sleepers: deque[Any] = deque()
 
     def is_open(self) -> bool:
         return self._open
@@ -25,6 +29,12 @@ class Gate:
         self._open = True
         while self._sleepers:
             self._sleepers.popleft().put(None)
+
+    def tell(self, sleeper: "Any") -> None:
+        """Call `sleeper.put(None)` once it is open, perhaps twice; never waits."""
+        self._sleepers.append(sleeper)  # publish, then look
+        if self._open:
+            sleeper.put(None)
 
     def wait(self, timeout: "float | None" = None) -> bool:
         """Wait until it is open; return whether it is.  timeout: seconds."""

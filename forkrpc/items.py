@@ -14,7 +14,7 @@ from .errors import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
     from typing import Any
 
     Steps = list[Callable[[], object]]
@@ -74,10 +74,17 @@ class Streams:
     """The streams of one session.
 
     under_way: those that were sent and have not ended, by their ids.
+    most: calls that are sent at once beside one.  A blocking worker reads on while it
+    makes items, and would gather all of them.
     """
 
     def __init__(self) -> None:
         self.under_way: dict[int, Items] = {}
+        self.most = 256
+
+    def fill(self, pending: "Sized") -> bool:
+        """Return whether no more calls shall be sent now."""
+        return bool(self.under_way) and len(pending) >= self.most
 
     def sending(self, entry: "Any", first: int) -> "list[Any]":
         """Return the STREAM frame of an entry of Session.unsent, and steps."""

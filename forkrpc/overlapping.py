@@ -5,6 +5,7 @@ kept by id.  What belongs together is one call into C here too, so whatever inte
 a call is in exactly one place, and settles exactly once.
 """
 
+import sys
 from _queue import SimpleQueue
 from collections import deque
 from functools import partial
@@ -38,6 +39,7 @@ class Overlapping(Session):
     def __init__(self, name: str, limit: int) -> None:
         super().__init__(name, limit)
         self.pending: dict[int, Target] = {}
+        self.streams.most = sys.maxsize  # each call begins when it comes
         self._looked: set[int] = set()  # calls whose results were read from the page
 
     def ahead(self, life: "Life") -> "Sized":

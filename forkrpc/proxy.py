@@ -3,8 +3,9 @@
 from _thread import get_ident
 from signal import SIGKILL
 
-from .connection import Connection
+from .connection import Connection, result_of
 from .future import CallFuture
+from .loops import LoopCall, loop_that_may_wait, opened
 from .stream import Stream
 
 TYPE_CHECKING = False
@@ -74,6 +75,19 @@ class Proxy:
         connection.program.check_may_wait("stream()")
         return Stream(connection, args, kwargs)
 
+    async def acall(self, /, *args: "Any", **kwargs: "Any") -> "Any":
+        """Call the function in an asyncio program; return its result, or raise.
+
+        Cancelling the task cancels the call: one that has not left is withdrawn, the
+        result of any other is dropped.  Raise RuntimeError where no loop runs.
+        """
+        connection = self._connection
+        home = connection.home("acall()")
+        call = LoopCall(home, connection)
+        connection.submit((*args, call), kwargs)
+        home.began(call)
+        return result_of(await call.outcome())
+
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of everything received so far have run.
 
@@ -133,6 +147,20 @@ class Proxy:
         self.close()
         self._connection.flow.close_those_of(get_ident())  # nobody takes the rest
         self.join()
+
+    async def __aenter__(self) -> "Proxy":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: "type[BaseException] | None",
+        error: "BaseException | None",
+        traceback: "TracebackType | None",
+    ) -> None:
+        connection = self._connection
+        loop = loop_that_may_wait("async with", connection.program)
+        self.close()
+        await opened(connection.ended, loop)
 
     def __del__(self) -> None:
         connection = getattr(self, "_connection", None)

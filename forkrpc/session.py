@@ -271,7 +271,8 @@ class Session:
             elif isinstance(target, SimpleQueue):
                 puts.append(partial(target.put, outcome))
             elif isinstance(target, Awaiter):
-                puts.append(partial(self.futures.append, (target, outcome)))
+                inbox = self.futures if target.inbox is None else target.inbox
+                puts.append(partial(inbox.append, (target, outcome)))
             elif isinstance(outcome, Failure):
                 ready.append((self.on_error, outcome.error))
             else:

@@ -47,6 +47,23 @@ class Spin:
         self._miss(1)
         return False
 
+    def begins(self) -> bool:
+        """Return whether to look now, and for how long: as long as `goes_on`."""
+        if self._rest or not self._useful:
+            self._rest -= self._useful
+            return False
+        self._since = monotonic()
+        return True
+
+    def goes_on(self) -> bool:
+        if monotonic() < self._since + LONGEST:
+            return True
+        self._miss(1)
+        return False
+
+    def hit(self) -> None:
+        self._misses = 0
+
     def woken(self) -> None:
         """Learn from a sleep that began behind `until` and has ended now."""
         if not self._rest and monotonic() - self._since > WORTH_IT:

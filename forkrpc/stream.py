@@ -50,7 +50,7 @@ class Stream(filter):  # type: ignore[type-arg]
         take = map(batch.__getitem__, count())
         self = super().__new__(cls, partial(is_not, _NOTHING), take)
         self._batch = batch  # first: who is interrupted now drops it, and so closes it
-        connection.stream(batch.source.items, args, kwargs)
+        connection.submit((*args, batch.source.items), kwargs, alone=True)
         return self
 
     def close(self) -> None:
@@ -155,12 +155,11 @@ class _Source:
                 self._end.append(found[1])
                 connection.flow.stop_closed()  # an item may not have been loadable
                 break
-            connection.program.check_may_wait("a stream")
             if taken > self._told[0]:
                 self._credit(taken)
             items.quiet()
             if not (items.arrived or items.closed):
-                connection.wait_for(items)
+                connection.flow.wait(items)
         return None
 
     def _credit(self, taken: int) -> None:
@@ -191,7 +190,7 @@ class _Source:
         if not self._end and not items.closed:
             items.closed = True
             items.arrived.clear()
-            self._connection.stop_later()
+            self._connection.flow.stop_later()
 
     def __str__(self) -> str:
         if self._end and isinstance(self._end[0], Failure):

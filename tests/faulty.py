@@ -132,6 +132,14 @@ def run(name, *args):
     return globals()[name](*args)
 
 
+async def run_async(name, *args):
+    return run(name, *args)
+
+
+def run_done(done, name, *args):
+    done(run(name, *args))
+
+
 def echo(value=None):
     return value
 

@@ -29,7 +29,8 @@ from helpers import wait_until
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
 TIMEOUT = 1.5  # seconds that a call may run where one hangs; none but that may need it
-BACKENDS = ["sync"]
+FUNCTIONS = {"sync": "run", "async": "run_async", "async-done": "run_done"}
+BACKENDS = list(FUNCTIONS)
 VERBS = ["callback", "submit", "call"]
 
 
@@ -200,6 +201,15 @@ CELLS = {
 }
 
 
+def run(template, backend, function=None, **options):
+    """Run a worker; by default of the function that calls what it is told to."""
+    return template.run(
+        function or f"faulty.{FUNCTIONS[backend]}",
+        backend=backend.partition("-")[0],
+        **options,
+    )
+
+
 class Setup(typing.NamedTuple):
     """A function that cannot be set up in the worker; fields as in Cell."""
 
@@ -329,9 +339,8 @@ def causes(error):
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_a_failure_costs_what_it_must_and_nothing_else(cell, verb, backend, tmp_path):
     told = Told()
-    options = {**told.options(), "backend": backend, "timeout": cell.timeout}
     with Forker() as template:
-        proxy = template.run("faulty.run", **options)
+        proxy = run(template, backend, **told.options(), timeout=cell.timeout)
     queue = Queue(proxy, told, tmp_path)
     bad = OneCall(proxy, verb, cell.make(), told)
     queue.add_behind()
@@ -406,10 +415,10 @@ def test_a_function_that_cannot_be_set_up_costs_its_own_worker(cell, verb, backe
     told, others = Told(), Told()
     with (
         Forker() as template,
-        template.run("faulty.run", backend=backend, **others.options()) as neighbour,
+        run(template, backend, **others.options()) as neighbour,
     ):
         assert neighbour.call("echo", "before") == "before"
-        proxy = template.run(cell.make(), backend=backend, **told.options())
+        proxy = run(template, backend, cell.make(), **told.options())
         bad = OneCall(proxy, verb, (1,), told)
         behind = neighbour.submit("echo", "behind")
 
@@ -431,11 +440,11 @@ def test_a_function_that_cannot_be_set_up_costs_its_own_worker(cell, verb, backe
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_function_that_fails_to_dump_is_refused_by_run(backend):
-    with Forker() as template, template.run("faulty.run", backend=backend) as proxy:
+    with Forker() as template, run(template, backend) as proxy:
         before = proxy.submit("echo", "before")
 
         with pytest.raises(SerialiserError, match="OnDump.*faulty on purpose"):
-            template.run(faulty.OnDump("raise"), backend=backend)
+            run(template, backend, faulty.OnDump("raise"))
 
         assert before.result(LIMIT) == "before"
         assert proxy.call("echo", "behind") == "behind"
@@ -443,12 +452,12 @@ def test_a_function_that_fails_to_dump_is_refused_by_run(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_function_nested_too_deep_is_refused_by_run(backend):
-    with Forker() as template, template.run("faulty.run", backend=backend) as proxy:
+    with Forker() as template, run(template, backend) as proxy:
         before = proxy.submit("echo", "before")
         value = faulty.nested()
 
         with pytest.raises(SerialiserError, match="recursion"):
-            template.run(lambda: value, backend=backend)
+            run(template, backend, lambda: value)
 
         assert before.result(LIMIT) == "before"
         assert proxy.call("echo", "behind") == "behind"

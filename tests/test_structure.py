@@ -55,6 +55,7 @@ LAYERS = {
     "reactor": ("parent", 21),
     "session": ("parent", 22),
     "twin": ("parent", 21),
+    "loops": ("parent", 21),
     "channel": ("parent", 22),
     "future": ("parent", 22),
     "life": ("parent", 22),

@@ -102,10 +102,13 @@ class Calls:
         return bool(self._running or self._backlog or self._at < len(self._calls))
 
     def end(self, status: int) -> None:
-        """Have the loop stop at the end of its turn."""
+        """Have the loop stop at the end of its turn.  Any thread."""
         if self.ended is None:
             self.ended = status
-        self._loop.stop()
+        if get_ident() == self._thread:
+            self._loop.stop()
+        else:
+            self._loop.call_soon_threadsafe(self._loop.stop)
 
     def add(self, frame: wire.Frame, *also: "Callable[[], object]") -> None:
         """Take a frame of calls, and do *also*.  Raise ProtocolError."""
@@ -201,6 +204,8 @@ class Calls:
         self, call_id: int, execute: "Callable[..., Any]", call: "tuple[Any, ...]"
     ) -> None:
         """Await the function and answer.  Each call's task runs this."""
+        if self.ended is not None:
+            return
         self._words[BEGUN] = call_id
         if self._deadlines is not None:
             self._deadlines.begin(call_id)
@@ -210,16 +215,22 @@ class Calls:
             value = await execute(*call)
             if self.copy:
                 os._exit(0)
-            if self._deadlines is not None and self._deadlines.end(call_id):
+            if self._deadlines is not None and self._deadlines.passed(call_id):
                 raise self._deadlines.error(self._name)
             if self.ended is None:
                 self._answers.result(call_id, value)
         except BaseException as error:  # fails this call only; the worker goes on
             self._failed(call_id, error)
         finally:
-            self._running.pop(call_id, None)
-            if self._cancelled:
-                self._cancelled.discard(call_id)
+            self._over(call_id)
+
+    def _over(self, call_id: int) -> None:
+        """A call has its answer, if it gets one."""
+        self._running.pop(call_id, None)
+        if self._cancelled:
+            self._cancelled.discard(call_id)
+        if self._deadlines is not None:
+            self._deadlines.end(call_id)
 
     def _start_plain(
         self, call_id: int, execute: "Callable[..., Any]", call: "tuple[Any, ...]"
@@ -252,7 +263,7 @@ class Calls:
                 self._report(call_id, error)
             else:
                 self._failed(call_id, error)
-                self._running.pop(call_id, None)
+                self._gone(call_id)
 
     def _take(self, call_id: int, gate: "list[bool]") -> bool:
         """Return whether the caller is the one to answer.  Any thread."""
@@ -270,20 +281,25 @@ class Calls:
             return  # it was cancelled, or has run too long
         try:
             self._answers.result(call_id, result)
-        except Exception as error:  # the result cannot be sent
+        except SystemExit as error:
+            self.end(exit_status_of(error))
+        except BaseException as error:  # the result cannot be sent
             self._answers.error(call_id, error)
         self._gone(call_id)
 
     def _gone(self, call_id: int) -> None:
         """A call with a `done` was answered.  Any thread."""
-        self._running.pop(call_id, None)
-        if self._deadlines is not None:
+        if get_ident() == self._thread:
+            self._over(call_id)
+        else:
             self._loop.call_soon_threadsafe(
-                self._deadlines.end, call_id, context=self._context
+                self._over_there, call_id, context=self._context
             )
-        if get_ident() != self._thread:
-            # The turn that wrote the answer may not have seen the call go.
-            self._answers.made()
+
+    def _over_there(self, call_id: int) -> None:
+        """A call was answered by another thread."""
+        self._over(call_id)
+        self._answers.made()  # a turn, to look whether anything is left to wait for
 
     def _dropped(self, call_id: int, gate: "list[bool]") -> None:
         """A `done` went away uncalled.  Any thread, between any two bytecodes."""
@@ -313,7 +329,7 @@ class Calls:
             return
         if self._answers.answered(call_id):
             raise error  # a signal's handler raised it, behind the call
-        if self._deadlines is not None and self._deadlines.end(call_id):
+        if self._deadlines is not None and self._deadlines.passed(call_id):
             error = self._deadlines.error(self._name)
         elif call_id in self._cancelled and isinstance(error, asyncio.CancelledError):
             self._answers.cancelled(call_id)

@@ -50,14 +50,16 @@ class Deadlines:
             self._waiting = True
             self._later(self.timeout, self._look)
 
-    def end(self, call_id: int) -> bool:
-        """A call has ended; return whether it had run too long.  May come twice."""
-        since = self._running.pop(call_id, None)
-        if since is None:
-            return False
+    def passed(self, call_id: int) -> bool:
+        """Return whether a call has run too long by now."""
+        since = self._running.get(call_id)
+        return since is not None and monotonic_ns() - since > self.timeout * 1e9
+
+    def end(self, call_id: int) -> None:
+        """A call has its answer."""
+        self._running.pop(call_id, None)
         if self._words[OLDEST] == call_id:
             self._publish(*next(iter(self._running.items()), (0, 0)))
-        return monotonic_ns() - since > self.timeout * 1e9
 
     def error(self, name: str) -> CallTimeout:
         return CallTimeout(

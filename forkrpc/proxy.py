@@ -3,6 +3,7 @@
 from _thread import get_ident
 from signal import SIGKILL
 
+from .astream import AsyncStream
 from .connection import Connection, result_of
 from .future import CallFuture
 from .loops import LoopCall, loop_that_may_wait, opened
@@ -74,6 +75,13 @@ class Proxy:
         connection = self._connection
         connection.program.check_may_wait("stream()")
         return Stream(connection, args, kwargs)
+
+    def astream(self, /, *args: "Any", **kwargs: "Any") -> "AsyncStream":
+        """Do as `stream`, for `async for` in an asyncio program.
+
+        Raise RuntimeError where no loop runs.
+        """
+        return AsyncStream(self._connection, args, kwargs)
 
     async def acall(self, /, *args: "Any", **kwargs: "Any") -> "Any":
         """Call the function in an asyncio program; return its result, or raise.

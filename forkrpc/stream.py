@@ -170,12 +170,7 @@ class _Source:
         outcome = self._end[0] if self._end else None
         if not isinstance(outcome, Failure):
             raise StopIteration
-        if isinstance(outcome.error, StopIteration):  # it would end a loop silently
-            raise RuntimeError("the call raised StopIteration") from outcome.error
-        try:
-            raise outcome.error
-        finally:
-            del outcome  # the frame is in the traceback: no cycle through it
+        raise_outcome(outcome)
 
     def close(self) -> None:
         items = self.items
@@ -200,3 +195,15 @@ class _Source:
         else:
             state = "ended" if self._end else "open"
         return f"{self._connection.session.name}, {state}"
+
+
+def raise_outcome(failure: Failure) -> "NoReturn":
+    """Raise what has ended a stream."""
+    if isinstance(failure.error, (StopIteration, StopAsyncIteration)):
+        # It would end a loop silently.
+        kind = type(failure.error).__name__
+        raise RuntimeError(f"the call raised {kind}") from failure.error
+    try:
+        raise failure.error
+    finally:
+        del failure  # the frame is in the traceback: no cycle through it

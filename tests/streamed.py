@@ -1,6 +1,7 @@
 """Generator functions that tests and their workers import."""
 
 import _thread
+import asyncio
 import ctypes
 import functools
 import os
@@ -14,6 +15,79 @@ import forkrpc
 def run(name, *args):
     """Call a function of this module, by name; also one that yields."""
     return globals()[name](*args)
+
+
+async def arun(name, *args):
+    """As `run`, for the asyncio backend; another of the name with an `a` goes first."""
+    function = globals().get(f"a{name}") or globals()[name]
+    result = function(*args)
+    return await result if asyncio.iscoroutine(result) else result
+
+
+async def await_at(path):
+    """As `wait_at`; the loop goes on."""
+    return await asyncio.to_thread(wait_at, path)
+
+
+async def athen(count, deed, *args):
+    for number in range(count):
+        yield number
+    if deed == "wait":
+        await await_at(*args)
+    elif deed == "hang":
+        await asyncio.Event().wait()
+    else:
+        DEEDS[deed](*args)
+    yield "behind"
+
+
+async def astubborn():
+    """Yield also when it is told to end."""
+    while True:
+        try:
+            yield 1
+        except GeneratorExit:
+            pass
+
+
+async def aslow():
+    """Yield, and wait long before the next."""
+    try:
+        while True:
+            yield 1
+            await asyncio.sleep(3600)
+    finally:
+        forkrpc.event("closed")
+
+
+async def asteps(seconds):
+    """Yield after each so many seconds."""
+    while True:
+        await asyncio.sleep(seconds)
+        yield seconds
+
+
+def stubborn():
+    while True:
+        try:
+            yield 1
+        except GeneratorExit:
+            pass
+
+
+def slow():
+    try:
+        while True:
+            yield 1
+            time.sleep(0.02)
+    finally:
+        forkrpc.event("closed")
+
+
+def steps(seconds):
+    while True:
+        time.sleep(seconds)
+        yield seconds
 
 
 def numbers(count):

@@ -26,7 +26,8 @@ from interrupts import Interrupt, interrupt_everywhere
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
 WINDOW = 64
-BACKENDS = ["sync"]
+BACKENDS = ["sync", "async"]
+RUN = {"sync": "streamed.run", "async": "streamed.arun"}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -62,7 +63,7 @@ def heard():
 @pytest.fixture
 def worker(template, backend, heard):
     """A worker that executes any function of `streamed`, by name."""
-    with template.run("streamed.run", backend=backend, **heard.options) as proxy:
+    with template.run(RUN[backend], backend=backend, **heard.options) as proxy:
         yield proxy
 
 
@@ -113,7 +114,7 @@ def test_small_and_large_items_of_all_kinds_come_in_order(worker, times):
 def test_items_travel_with_each_serialiser(template, backend, name):
     values = [1, "text", None, [1, 2], {"a": 1}, "x" * 5000] * 30
     options = {"serialiser": name, "backend": backend}
-    with template.run("streamed.run", **options) as proxy:
+    with template.run(RUN[backend], **options) as proxy:
         assert list(proxy.stream("listed", values)) == values
 
 
@@ -256,8 +257,8 @@ def test_a_stream_that_failed_stays_failed_and_one_that_ended_ended(worker):
     assert list(ended) == [0]
     assert list(ended) == []
     assert (repr(failed), repr(ended)) == (
-        "<Stream of streamed.run, failed>",
-        "<Stream of streamed.run, ended>",
+        f"<Stream of {RUN[backend]}, failed>",
+        f"<Stream of {RUN[backend]}, ended>",
     )
 
 
@@ -272,7 +273,7 @@ def test_an_item_that_cannot_be_sent_fails_the_stream_behind_those_before(worker
 
 def test_an_item_above_max_frame_fails_the_stream(template, backend):
     options = {"backend": backend, "max_frame": 10_000}
-    with template.run("streamed.run", **options) as proxy:
+    with template.run(RUN[backend], **options) as proxy:
         found, error = all_of(proxy.stream("blocks", 3, 20_000))
 
         assert found == []
@@ -288,7 +289,7 @@ def test_a_death_fails_the_stream_behind_all_that_was_made(
 ):
     returncodes = {"exit": 3, "hard-exit": 5, "kill": -9, "segfault": -11}
     options = {"backend": backend, "rlimits": {"CORE": 0}, **heard.options}
-    with template.run("streamed.run", **options) as proxy:
+    with template.run(RUN[backend], **options) as proxy:
         taken = proxy.stream("then", count, deed)
         behind = proxy.stream("numbers", 1)
         future = proxy.submit("plain", 1)
@@ -329,7 +330,7 @@ def test_close_runs_the_generators_finally(worker, heard):
 
     heard.wait_for("closed")
     assert list(taken) == []
-    assert repr(taken) == "<Stream of streamed.run, closed>"
+    assert repr(taken) == f"<Stream of {RUN[backend]}, closed>"
     taken.close()
     assert worker.call("plain", 1) == 1
     assert not heard.errors
@@ -346,16 +347,8 @@ def test_close_reaches_a_generator_that_is_blocked(worker, heard):
 
 
 def test_close_reaches_a_generator_between_two_slow_items(template, backend, heard):
-    def slow():
-        try:
-            while True:
-                yield 1
-                time.sleep(0.02)
-        finally:
-            forkrpc.event("closed")
-
-    with template.run(slow, backend=backend, **heard.options) as proxy:
-        taken = proxy.stream()
+    with template.run(RUN[backend], backend=backend, **heard.options) as proxy:
+        taken = proxy.stream("slow")
         assert next(taken) == 1
         taken.close()
         heard.wait_for("closed")
@@ -435,24 +428,17 @@ def test_an_error_while_it_is_closed_goes_to_on_error(worker, heard):
 def test_a_generator_that_ignores_its_end_fails_and_the_worker_goes_on(
     template, backend, heard
 ):
-    def stubborn():
-        while True:
-            try:
-                yield 1
-            except GeneratorExit:
-                pass
-
-    with template.run(stubborn, backend=backend, **heard.options) as proxy:
-        with proxy.stream() as taken:
+    with template.run(RUN[backend], backend=backend, **heard.options) as proxy:
+        with proxy.stream("stubborn") as taken:
             assert next(taken) == 1
         wait_until(lambda: heard.errors, LIMIT)
         assert isinstance(heard.errors[0], RuntimeError)
-        with proxy.stream() as taken:
+        with proxy.stream("stubborn") as taken:
             assert next(taken) == 1
 
 
 def test_closing_the_proxy_lets_an_open_stream_finish(template, backend):
-    proxy = template.run("streamed.run", backend=backend)
+    proxy = template.run(RUN[backend], backend=backend)
     taken = proxy.stream("numbers", 1000)
     assert next(taken) == 0
 
@@ -466,7 +452,7 @@ def test_closing_the_proxy_lets_an_open_stream_finish(template, backend):
 
 
 def test_dropping_the_proxy_lets_an_open_stream_finish(template, backend):
-    taken = template.run("streamed.run", backend=backend).stream("numbers", 1000)
+    taken = template.run(RUN[backend], backend=backend).stream("numbers", 1000)
 
     assert list(taken) == list(range(1000))
 
@@ -474,7 +460,7 @@ def test_dropping_the_proxy_lets_an_open_stream_finish(template, backend):
 def test_leaving_the_with_of_a_proxy_closes_what_this_thread_took_from(
     template, backend, heard
 ):
-    with template.run("streamed.run", backend=backend, **heard.options) as proxy:
+    with template.run(RUN[backend], backend=backend, **heard.options) as proxy:
         taken = proxy.stream("endless")
         assert next(taken) == 0
 
@@ -636,7 +622,7 @@ def test_a_stream_is_an_iterator(worker):
 
 def test_a_generator_that_hangs_runs_into_the_timeout(template, backend):
     options = {"backend": backend, "timeout": 0.3, "on_error": lambda _: None}
-    with template.run("streamed.run", **options) as proxy:
+    with template.run(RUN[backend], **options) as proxy:
         found, error = all_of(proxy.stream("then", 5, "hang"))
 
         assert found == [0, 1, 2, 3, 4]
@@ -645,7 +631,7 @@ def test_a_generator_that_hangs_runs_into_the_timeout(template, backend):
 
 def test_waiting_for_its_reader_does_not_count_for_the_timeout(template, backend):
     options = {"backend": backend, "timeout": 0.3, "on_error": lambda _: None}
-    with template.run("streamed.run", **options) as proxy:
+    with template.run(RUN[backend], **options) as proxy:
         taken = proxy.stream("numbers", 200)
         assert next(taken) == 0
         assert not threading.Event().wait(1.0)  # much longer than the limit
@@ -654,14 +640,9 @@ def test_waiting_for_its_reader_does_not_count_for_the_timeout(template, backend
 
 
 def test_the_timeout_counts_the_time_that_the_generator_runs(template, backend):
-    def steps(seconds):
-        while True:
-            time.sleep(seconds)
-            yield seconds
-
     options = {"backend": backend, "timeout": 0.3, "on_error": lambda _: None}
-    with template.run(steps, **options) as proxy:
-        found, error = all_of(proxy.stream(0.02))
+    with template.run(RUN[backend], **options) as proxy:
+        found, error = all_of(proxy.stream("steps", 0.02))
 
         assert 1 <= len(found) <= 15
         assert type(error) is CallTimeout
@@ -700,7 +681,7 @@ def test_a_second_thread_is_refused_while_one_waits(worker, fifo):
 
 def test_a_stream_is_taken_while_other_threads_call(template, backend):
     with (
-        template.run("streamed.run", backend=backend) as proxy,
+        template.run(RUN[backend], backend=backend) as proxy,
         template.run("streamed.plain", backend=backend) as neighbour,
     ):
         answers = []

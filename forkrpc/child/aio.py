@@ -165,11 +165,13 @@ class Async:
         frames = self._decoder.frames
         while frames:
             frame = frames[0]
-            if frame.kind == wire.CALL:
+            if frame.kind in (wire.CALL, wire.STREAM):
                 self.calls.add(frame, frames.popleft)
                 continue
             if frame.kind == wire.CANCEL:
                 self.calls.cancel(frame.first)
+            elif frame.kind in (wire.CREDIT, wire.STOP):
+                self.calls.told(frame)
             elif frame.kind == wire.CLOSE:
                 self._closing = True
                 self.program_gone = bool(frame.flags & wire.FOR_GOOD)

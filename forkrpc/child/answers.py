@@ -117,6 +117,11 @@ class Answers:
         """Answer a call that the program has cancelled."""
         self.send(wire.encode(wire.CANCEL, first=call_id), call_id)
 
+    def ended(self, call_id: int) -> None:
+        """Answer the call of a stream that has ended."""
+        data = wire.encode(wire.RESULT, flags=wire.ENDED, first=call_id)
+        self.send(data, call_id)
+
     def event(self, args: "tuple[object, ...]") -> None:
         """Raise SerialiserError for arguments that cannot be sent."""
         body = result_body(self.codec, "event", args, self._limit)

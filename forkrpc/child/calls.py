@@ -21,6 +21,7 @@ from time import monotonic
 from .. import wire
 from ..errors import ProtocolError
 from ..progress import BEGUN
+from .astream import ENDED, Streams
 from .bodies import load_arguments
 from .deadlines import Deadlines
 from .done import Done
@@ -65,6 +66,9 @@ class Calls:
             self._deadlines = Deadlines(
                 page, spec["timeout"], self._later, self._expire
             )
+        self.streams = Streams(answers, spec["max_frame"])
+        self.streams.deadlines = self._deadlines
+        self._produce = self.streams.produce
         self._backlog: deque[wire.Frame] = deque()  # of calls still to begin
         self._received = 0  # id of the last call in a frame that has come
         self._calls: Sequence[Any] = ()  # of the oldest frame: arguments of `_execute`
@@ -79,15 +83,9 @@ class Calls:
         self._went_on = 0.0  # time.monotonic() when calls were left to the next turn
 
     def use(self, function: "Callable[..., Any]") -> None:
-        """Call *function* from now on.  Raise TypeError for one that yields."""
-        self._function = function
+        """Call *function* from now on."""
+        self._function = function = self.streams.use(function)
         call = getattr(type(function), "__call__", None)  # noqa: B004
-        for each in (function, call):
-            if inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each):
-                raise TypeError(
-                    f"{self._name} is a function that yields, which needs stream(), "
-                    "still to come: return a list"
-                )
         self._is_coroutine = any(map(inspect.iscoroutinefunction, (function, call)))
 
     def run_in(self, loop: "Any", context: "Any") -> None:
@@ -161,7 +159,9 @@ class Calls:
         while self._backlog:
             frame = self._backlog.popleft()
             self._first, self._at = frame.first, 0
-            if frame.flags & wire.PACKED:
+            if frame.kind == wire.STREAM:
+                self._calls, self._execute = [(frame,)], self._produce
+            elif frame.flags & wire.PACKED:
                 calls = frame.loaded(self._answers.codec.load)
                 if not isinstance(calls, list) or len(calls) != frame.count:
                     raise ProtocolError(f"{frame!r} holds {calls!r:.100}")
@@ -189,7 +189,7 @@ class Calls:
         if call_id in self._cancelled:
             self._cancelled.discard(call_id)
             self._answers.cancelled(call_id)
-        elif not self._is_coroutine:
+        elif not self._is_coroutine and execute is not self._produce:
             self._start_plain(call_id, execute, call)
         elif self._eager:
             task = self._eager_task(self._call(call_id, execute, call))
@@ -218,7 +218,10 @@ class Calls:
             if self._deadlines is not None and self._deadlines.passed(call_id):
                 raise self._deadlines.error(self._name)
             if self.ended is None:
-                self._answers.result(call_id, value)
+                if value is ENDED:
+                    self._answers.ended(call_id)
+                else:
+                    self._answers.result(call_id, value)
         except BaseException as error:  # fails this call only; the worker goes on
             self._failed(call_id, error)
         finally:
@@ -346,6 +349,12 @@ class Calls:
                 self._gone(call_id)
         elif running is not None:
             running.cancel()
+
+    def told(self, frame: wire.Frame) -> None:
+        """Take what the program says of a stream."""
+        call_id = frame.first
+        waits = call_id in self._running or call_id >= self._first + self._at
+        self.streams.told(frame, waits=waits)
 
     def cancel(self, call_id: int) -> None:
         """The program cancels a call."""

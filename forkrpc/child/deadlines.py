@@ -6,6 +6,7 @@ program can end a worker that cannot end it itself.
 """
 
 from collections import deque
+from operator import itemgetter
 from time import monotonic_ns
 
 from ..errors import CallTimeout
@@ -60,6 +61,26 @@ class Deadlines:
         self._running.pop(call_id, None)
         if self._words[OLDEST] == call_id:
             self._publish(*next(iter(self._running.items()), (0, 0)))
+
+    def pause(self, call_id: int) -> int:
+        """A call waits for its reader; return the ns that it has run."""
+        since = self._running.get(call_id, monotonic_ns())
+        self.end(call_id)
+        return monotonic_ns() - since
+
+    def resume(self, call_id: int, used: int) -> None:
+        """It goes on, having run for *used* ns."""
+        since = {**self._running, call_id: monotonic_ns() - used}
+        self._running = dict(sorted(since.items(), key=itemgetter(1)))
+        self._watched = deque(self._running)
+        self._publish(*next(iter(self._running.items())))
+        look, self._waiting = (self._glance if self._waiting else self._look), True
+        self._later(max(0.0, self.timeout - used / 1e9), look)
+
+    def _glance(self) -> None:
+        """Tell of the oldest call if it has run too long; `_look` comes later."""
+        if self._watched and self.passed(self._watched[0]):
+            self._expire(self._watched.popleft())
 
     def error(self, name: str) -> CallTimeout:
         return CallTimeout(

@@ -56,6 +56,7 @@ GOALS = (
     Goal("pipelined_dict", "calls_per_s", "pool_fork", at_least=10),
     Goal("pipelined_dataclass", "calls_per_s", "pool_fork", at_least=10),
     Goal("pipelined_keywords", "calls_per_s", "pool_fork", at_least=10),
+    Goal("stream", "of_calls", at_least=0.5),
     Goal("single_use", "workers_per_s", "pool_fork", at_least=1.2),
     Goal("single_use", "workers_per_s", "pool_forkserver", at_least=12),
     Goal("single_use_large_parent", "workers_per_s", "pool_fork", at_least=12),

@@ -93,6 +93,16 @@ ROWS = {
         BESIDE_POOL,
         CALLS,
     ),
+    "stream": Row(
+        "stream of small items, beside as many pipelined calls",
+        throughput.stream,
+        ("forkrpc",),
+        (
+            Metric("items_per_s", "items/s", more_is_better=True),
+            Metric("calls_per_s", "calls/s", more_is_better=True),
+            Metric("of_calls", "items per call", more_is_better=True),
+        ),
+    ),
     "single_use": Row(
         "single-use workers, small parent", creation.single_use, CREATORS, WORKERS
     ),

@@ -120,6 +120,27 @@ def _sending_rate(
     return {"calls_per_s": per_second}
 
 
+def stream(kind: str, scale: Scale) -> dict[str, float]:
+    """Return the rate of small items of one stream, and of calls beside it.
+
+    The calls are those of ``pipelined``, as many as there are items, in the same
+    process and right before.
+    """
+    peer = start(kind, "echo")
+    streaming = peer.template.run("benchmarks.work.numbers")
+    count = LARGEST_FLOOD if scale.seconds >= 1 else LARGEST_FLOOD // 5
+    flood_seconds(peer.send, range(FIRST_FLOOD))
+    calls = count / flood_seconds(peer.send, range(count))
+    begun = perf_counter()
+    if sum(1 for _ in streaming.stream(count)) != count:
+        raise RuntimeError("items are missing")
+    items = count / (perf_counter() - begun)
+    streaming.close()
+    streaming.join(10)
+    peer.close()
+    return {"items_per_s": items, "calls_per_s": calls, "of_calls": items / calls}
+
+
 def pipelined_keywords(kind: str, scale: Scale) -> dict[str, float]:
     """Return the rate of calls with two keyword arguments."""
     peer = start(kind, "scale")

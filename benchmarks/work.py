@@ -3,6 +3,7 @@
 import gc
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,11 @@ class Point:
 def echo(value: Any) -> Any:
     """Return *value*."""
     return value
+
+
+def numbers(count: int) -> Iterator[int]:
+    """Yield small integers."""
+    yield from range(count)
 
 
 def scale(*, value: int, factor: int) -> int:

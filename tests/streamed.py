@@ -4,6 +4,7 @@ import _thread
 import asyncio
 import ctypes
 import functools
+import inspect
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ async def arun(name, *args):
     """As `run`, for the asyncio backend; another of the name with an `a` goes first."""
     function = globals().get(f"a{name}") or globals()[name]
     result = function(*args)
-    return await result if asyncio.iscoroutine(result) else result
+    return await result if inspect.iscoroutine(result) else result
 
 
 async def await_at(path):

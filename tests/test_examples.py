@@ -47,7 +47,7 @@ def lines_of(block):
     return block.splitlines()
 
 
-@pytest.mark.parametrize("name", ["unlinker", "pass_descriptors", "exec_program"])
+@pytest.mark.parametrize("name", ["unlinker", "pass_descriptors", "exec_program", "tokens"])
 def test_an_example_prints_the_lines_in_its_text(name, tmp_path):
     done = run(name, cwd=tmp_path)
 
@@ -59,7 +59,7 @@ def test_an_example_prints_the_lines_in_its_text(name, tmp_path):
 
 def test_every_example_is_tested_and_says_what_it_prints():
     tested = {"checksums", "exec_program", "forward_logs", "pass_descriptors"}
-    tested |= {"prefork_server", "unlinker"}
+    tested |= {"prefork_server", "tokens", "unlinker"}
 
     assert set(PROGRAMS) == tested
     for name in PROGRAMS:

@@ -7,6 +7,7 @@ process; this tells the user.
 import signal
 import sys
 from _queue import SimpleQueue
+from time import monotonic
 
 from .awaiter import Failure
 from .channel import Channel
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+POLL = 0.01  # seconds between two looks at calls without an answer, at the end
 LOW = 256  # calls under way below which the reader sends more
 
 
@@ -322,10 +324,17 @@ class Connection:
         return self.session.outstanding()
 
     def wait_for_end(self, timeout: float) -> bool:
-        return self.ended.wait(timeout)
+        if self._options["done"] is None:
+            return self.ended.wait(timeout)
+        limit = monotonic() + timeout
+        while self.outstanding() and monotonic() < limit:
+            self.ended.wait(POLL)
+        return not self.outstanding()
 
     def kill_at_exit(self) -> None:
-        self.kill(signal.SIGKILL)
+        # With `done` a worker goes on when the program has gone.
+        if self._options["done"] is None or self.outstanding():
+            self.kill(signal.SIGKILL)
 
     def abandon(self) -> None:
         """Make this inert, in a forked copy of the program."""

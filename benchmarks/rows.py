@@ -87,6 +87,12 @@ ROWS = {
         BESIDE_POOL,
         CALLS,
     ),
+    "pipelined_async": Row(
+        "pipelined, async def beside the sync backend",
+        throughput.pipelined_async,
+        ("forkrpc", "forkrpc_sync"),
+        CALLS,
+    ),
     "single_use": Row(
         "single-use workers, small parent", creation.single_use, CREATORS, WORKERS
     ),

@@ -21,6 +21,11 @@ def echo(value: Any) -> Any:
     return value
 
 
+async def echo_async(value: Any) -> Any:
+    """Return *value*, as a coroutine function."""
+    return value
+
+
 def scale(*, value: int, factor: int) -> int:
     """Multiply; takes keyword arguments only."""
     return value * factor

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import sys
 import threading
@@ -87,6 +88,16 @@ async def clean_up(path):
     finally:
         await asyncio.sleep(0)
         open(path, "x").close()
+
+async def block(seconds):
+    time.sleep(seconds)
+
+async def wait_for(path):
+    while not os.path.exists(path):
+        await asyncio.sleep(0.005)
+
+async def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 async def loop_module():
     return type(asyncio.get_running_loop()).__module__
@@ -442,6 +453,70 @@ def test_a_death_tells_each_call_whether_it_had_begun(template):
 
     started = [future.exception(LIMIT).started for future in futures]
     assert started == [True] * 5 + [False] * 45
+
+
+def test_a_result_is_not_held_back_while_the_next_call_blocks_the_loop(template):
+    with template.run("run", backend="async", on_error=lambda error: None) as proxy:
+        proxy.call("echo")
+        begun = time.monotonic()
+        futures = [proxy.submit("echo", number) for number in range(20)]
+        blocking = proxy.submit("block", 2.0)
+        assert [future.result(LIMIT) for future in futures] == list(range(20))
+        assert time.monotonic() - begun < 1.5
+        assert not blocking.done()
+        proxy.kill()
+
+
+def test_results_made_before_a_death_in_the_same_turn_are_given(template):
+    proxy = template.run("run", backend="async", on_error=lambda error: None)
+    futures = [proxy.submit("echo", value) for value in (1, "x", None, 2.5)] * 5
+    dying = proxy.submit("die")
+    behind = proxy.submit("echo", 1)
+
+    assert [future.result(LIMIT) for future in futures] == [1, "x", None, 2.5] * 5
+    assert dying.exception(LIMIT).started is True
+    assert behind.exception(LIMIT).started is False
+    assert proxy.join(LIMIT)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_random_mix_settles_each_call_once(template, seed, tmp_path):
+    chance = random.Random(seed)
+    settled, told = [], Told()
+    proxy = template.run(
+        "run", backend="async", limit=chance.choice([None, 3, 50]), **told.options
+    )
+    calls = []
+    for number in range(600):
+        name, *args = chance.choice(
+            [
+                *(("echo", number), ("echo", "x" * 50), ("sleep", 0.002, number)),
+                *(("raise_", "text"), ("events", "a"), ("cancel_itself",)),
+                ("sleep", 1000),
+            ]
+        )
+        future = proxy.submit(name, *args)
+        future.add_done_callback(settled.append)
+        calls.append((future, args))
+        if args == [1000] or chance.random() < 0.1:
+            victim = future if args == [1000] else chance.choice(calls)[0]
+            victim.cancel()
+    if seed % 2:
+        proxy.submit("die")
+    proxy.close()
+    assert proxy.join(LIMIT)
+
+    assert all(future.done() for future, _ in calls)
+    assert len(settled) == len(calls) == len(set(settled))
+    assert proxy.pending == 0
+    if not seed % 2:
+        assert proxy.returncode == 0
+        assert told.all[-1] == ("destroy",)
+        assert all(
+            future.result() in (args[-1], "behind")
+            for future, args in calls
+            if not future.cancelled() and future.exception() is None
+        )
 
 
 DONE = """

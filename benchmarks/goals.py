@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ from benchmarks.rows import ROWS, Metric
 
 OURS = "forkrpc"
 BEST = "best peer"  # the library, not counting raw sockets, with the best median
+
+# Tasks that run at once came with 3.12.
+ASYNC_SHARE = 0.25 if sys.version_info >= (3, 12) else 0.1
 
 # kind -> one dict of metrics a round; an empty dict where the round failed
 Rounds = Mapping[str, Sequence[Mapping[str, float]]]
@@ -57,6 +61,7 @@ GOALS = (
     Goal("pipelined_dataclass", "calls_per_s", "pool_fork", at_least=10),
     Goal("pipelined_keywords", "calls_per_s", "pool_fork", at_least=10),
     Goal("stream", "of_calls", at_least=0.5),
+    Goal("pipelined_async", "calls_per_s", "forkrpc_sync", at_least=ASYNC_SHARE),
     Goal("single_use", "workers_per_s", "pool_fork", at_least=1.2),
     Goal("single_use", "workers_per_s", "pool_forkserver", at_least=12),
     Goal("single_use_large_parent", "workers_per_s", "pool_fork", at_least=12),

@@ -49,11 +49,11 @@ class KeywordPeer(SendingPeer, Protocol):
 class ForkrpcPeer:
     """A worker forked from a template that has imported ``benchmarks.work``."""
 
-    def __init__(self, function: str, *preloaded: str) -> None:
+    def __init__(self, function: str, *preloaded: str, backend: str = "sync") -> None:
         from forkrpc import Forker
 
         self.template = Forker().require(PRELOADED, *preloaded)
-        self.proxy = self.template.run(f"{PRELOADED}.{function}")
+        self.proxy = self.template.run(f"{PRELOADED}.{function}", backend=backend)
         self.call = self.proxy.call
 
     def send(self, values: Iterable[Any], callback: Callback) -> None:
@@ -246,6 +246,7 @@ def start_raw_spinning(function: str) -> raw.RawPeer:
 
 STARTERS: dict[str, Callable[[str], Any]] = {
     "forkrpc": ForkrpcPeer,
+    "forkrpc_sync": ForkrpcPeer,
     "pool_fork": start_pool_fork,
     "pool_forkserver": start_pool_forkserver,
     "futures": start_futures,
@@ -273,6 +274,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "forkrpc": Kind("forkrpc", "forkrpc"),
+    "forkrpc_sync": Kind("forkrpc, sync backend", "forkrpc"),
     "pool_fork": Kind("Pool fork", "multiprocessing"),
     "pool_forkserver": Kind("Pool forkserver", "multiprocessing"),
     "pool_forkserver_bare": Kind("Pool forkserver, empty __main__", "multiprocessing"),

@@ -103,6 +103,12 @@ ROWS = {
             Metric("of_calls", "items per call", more_is_better=True),
         ),
     ),
+    "pipelined_async": Row(
+        "pipelined, async def beside the sync backend",
+        throughput.pipelined_async,
+        ("forkrpc", "forkrpc_sync"),
+        CALLS,
+    ),
     "single_use": Row(
         "single-use workers, small parent", creation.single_use, CREATORS, WORKERS
     ),

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.measure import median, resident_bytes
-from benchmarks.peers import SendingPeer, start
+from benchmarks.peers import ForkrpcPeer, SendingPeer, start
 from benchmarks.scale import Scale
 from benchmarks.work import Point
 
@@ -109,6 +109,21 @@ def pipelined_dict(kind: str, scale: Scale) -> dict[str, float]:
 def pipelined_dataclass(kind: str, scale: Scale) -> dict[str, float]:
     """Return the rate of calls that echo a dataclass instance."""
     return _sending_rate(kind, repeated(small_point), scale)
+
+
+def pipelined_async(kind: str, scale: Scale) -> dict[str, float]:
+    """Return the rate of an ``async def`` that echoes small integers.
+
+    Its peer is the same library's sync backend.
+    """
+    peer: SendingPeer
+    if kind == "forkrpc":
+        peer = ForkrpcPeer("echo_async", backend="async")
+    else:
+        peer = start(kind, "echo")
+    per_second = calls_per_second(peer.send, range, scale.seconds)
+    peer.close()
+    return {"calls_per_s": per_second}
 
 
 def _sending_rate(

@@ -27,6 +27,11 @@ def numbers(count: int) -> Iterator[int]:
     yield from range(count)
 
 
+async def echo_async(value: Any) -> Any:
+    """Return *value*, as a coroutine function."""
+    return value
+
+
 def scale(*, value: int, factor: int) -> int:
     """Multiply; takes keyword arguments only."""
     return value * factor

@@ -100,3 +100,13 @@ def numbering(first: int, targets: "list[Any]") -> "list[Any]":
         return []
     awaiters, ids = zip(*numbered, strict=True)
     return [partial(deque, map(setattr, awaiters, repeat("call_id"), ids), 0)]
+
+
+def result_of(outcome: object) -> object:
+    """Return the result of a call, or raise its exception."""
+    if isinstance(outcome, Failure):
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # the frame is in the traceback: no cycle through it
+    return outcome

@@ -10,7 +10,7 @@ from _queue import SimpleQueue
 from _thread import get_ident
 from time import monotonic
 
-from .awaiter import Failure
+from .awaiter import result_of
 from .channel import Channel
 from .entries import Eager
 from .errors import ClosedError, SerialiserError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+POLL = 0.01  # seconds between two looks at calls without an answer, at the end
 LOW = 256  # calls under way below which the reader sends more
 ASK_AGAIN = 0.1  # seconds until a loop is asked again to run callbacks
 
@@ -374,10 +375,17 @@ class Connection:
         return self.session.outstanding()
 
     def wait_for_end(self, timeout: float) -> bool:
-        return self.ended.wait(timeout)
+        if self._options["done"] is None:
+            return self.ended.wait(timeout)
+        limit = monotonic() + timeout
+        while self.outstanding() and monotonic() < limit:
+            self.ended.wait(POLL)
+        return not self.outstanding()
 
     def kill_at_exit(self) -> None:
-        self.kill(signal.SIGKILL)
+        # With `done` a worker goes on when the program has gone.
+        if self._options["done"] is None or self.outstanding():
+            self.kill(signal.SIGKILL)
 
     def abandon(self) -> None:
         """Make this inert, in a forked copy of the program."""
@@ -387,13 +395,3 @@ class Connection:
         self.ended.open()
         self.life.abandon()
         self._channel.abandon()
-
-
-def result_of(outcome: object) -> object:
-    """Return the result of a call, or raise its exception."""
-    if isinstance(outcome, Failure):
-        try:
-            raise outcome.error
-        finally:
-            del outcome  # the frame is in the traceback: no cycle through it
-    return outcome

@@ -4,7 +4,8 @@ from _thread import get_ident
 from signal import SIGKILL
 
 from .astream import AsyncStream
-from .connection import Connection, result_of
+from .awaiter import result_of
+from .connection import Connection
 from .future import CallFuture
 from .loops import LoopCall, loop_that_may_wait, opened
 from .stream import Stream

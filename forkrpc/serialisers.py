@@ -134,7 +134,7 @@ def _hint(culprit: object) -> str:
     if name in ("generator", "async_generator"):
         return "; call a function that yields with stream(), or return a list"
     if name == "coroutine":
-        return '; a coroutine needs backend="async", still to come: use asyncio.run()'
+        return '; a coroutine function needs run(..., backend="async")'
     return ""
 
 

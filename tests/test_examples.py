@@ -47,7 +47,13 @@ def lines_of(block):
     return block.splitlines()
 
 
-@pytest.mark.parametrize("name", ["unlinker", "pass_descriptors", "exec_program", "tokens"])
+PRINTING = [
+    *("unlinker", "pass_descriptors", "exec_program", "tokens"),
+    *("unlinker_async", "countdowns", "arithmetic", "fetch_urls"),
+]
+
+
+@pytest.mark.parametrize("name", PRINTING)
 def test_an_example_prints_the_lines_in_its_text(name, tmp_path):
     done = run(name, cwd=tmp_path)
 
@@ -58,8 +64,7 @@ def test_an_example_prints_the_lines_in_its_text(name, tmp_path):
 
 
 def test_every_example_is_tested_and_says_what_it_prints():
-    tested = {"checksums", "exec_program", "forward_logs", "pass_descriptors"}
-    tested |= {"prefork_server", "tokens", "unlinker"}
+    tested = {"checksums", "forward_logs", "prefork_server", *PRINTING}
 
     assert set(PROGRAMS) == tested
     for name in PROGRAMS:

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-import forkrpc
 import interrupts
 from forkrpc import (
     CallTimeout,

@@ -79,7 +79,7 @@ class Calls:
         # a list, whose one element is taken by whoever answers.
         self._running: dict[int, Any] = {}
         self._cancelled: set[int] = set()  # by the program
-        self._quota = MOST_OPEN
+        self._quota = 8  # up to MOST_OPEN
         self._went_on = 0.0  # time.monotonic() when calls were left to the next turn
 
     def use(self, function: "Callable[..., Any]") -> None:
@@ -123,10 +123,12 @@ class Calls:
         if self._at == len(self._calls) and not self._backlog:
             return False
         now = monotonic()
-        if self._went_on:  # did the tasks of the last turn take long?
-            slow = now - self._went_on > SLICE
-            self._quota = self._quota // 2 or 1 if slow else MOST_OPEN
-            self._went_on = 0.0
+        # What did the tasks of the last turn take, in time or in bytes?
+        if self._answers.full or (self._went_on and now - self._went_on > SLICE):
+            self._quota = self._quota // 2 or 1
+        elif self._went_on:
+            self._quota = min(self._quota * 2, MOST_OPEN)
+        self._went_on = 0.0
         until, opened = now + SLICE, len(self._running)
         for _ in range(MOST_AT_ONCE):
             running = len(self._running)

@@ -358,11 +358,11 @@ def test_a_plain_function_that_returns_a_coroutine_is_told_what_to_write(plain):
 @pytest.mark.parametrize(
     "function", ["def f(done):\n    yield", "async def f():\n    yield"]
 )
-def test_a_function_that_yields_is_refused(function):
-    with Forker().eval(function) as other:
-        proxy = other.run("f", backend="async", on_error=lambda error: None)
-        with pytest.raises(SetupError, match="yields"):
-            proxy.call()
+def test_a_call_of_a_function_that_yields_is_refused(function):
+    with Forker().eval(function) as other, other.run("f", backend="async") as proxy:
+        for _ in range(2):
+            with pytest.raises(TypeError, match=r"use stream\(\) or astream\(\)"):
+                proxy.call()
 
 
 def test_a_coroutine_function_is_refused_by_the_sync_backend(template):

@@ -15,7 +15,8 @@ class Program:
 
     def __init__(self, stop_at=None, *, patient=False):
         self.codec = serialisers.codec("pickle", None)
-        self.streams = Streams(self, wire.LIMIT)
+        self.limit = wire.LIMIT
+        self.streams = Streams(self)
         self.items = []
         self.frames = 0
         self._stop_at, self._patient = stop_at, patient

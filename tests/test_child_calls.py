@@ -340,15 +340,3 @@ def test_an_instance_whose_call_is_a_coroutine_function_serves(make):
     bench.finish()
 
     assert bench.answers.told == {1: 1}
-
-
-def test_a_function_that_yields_is_refused(make):
-    async def items():
-        yield 1
-
-    def more():
-        yield 1
-
-    for function in (items, more):
-        with pytest.raises(TypeError, match="yields"):
-            make(echo).calls.use(function)

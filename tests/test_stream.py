@@ -541,7 +541,7 @@ def test_many_streams_one_after_another_leave_nothing(worker):
                 if item == 70:
                     break
     assert worker.call("plain", 1) == 1
-    assert worker.pending == 0
+    wait_until(lambda: worker.pending == 0, LIMIT)
 
 
 # What is refused.

@@ -190,6 +190,8 @@ class Async:
         more = True
         try:
             more = self.calls.ended is None and self._begin()
+            if self.calls.copy:  # a call that began at once has forked it
+                os._exit(0)
             full = self.answers.full
             self._write()
             more = more or (full and not self.answers.full)

@@ -39,6 +39,7 @@ class Answers:
     codec: set before the first result.
     made: called, in the thread that has made something, when the first thing is made
     after `leave`: it sees to it that `leave` is called in the loop.
+    limit: bytes of one result, or item.
     full: whether more than WINDOW bytes wait for the program.
     """
 
@@ -49,7 +50,7 @@ class Answers:
     ) -> None:
         self._channel = channel
         self._page = page
-        self._limit = limit
+        self.limit = limit
         self.made = made
         self._outbox = Outbox(channel, MSG_DONTWAIT)
         self._outbox.put(wire.GREETING)
@@ -82,7 +83,7 @@ class Answers:
                     self._packed = True
                     self._append(call_id, value)
                     return
-        body = result_body(self.codec, "result", (value,), self._limit)
+        body = result_body(self.codec, "result", (value,), self.limit)
         with self._lock:
             if self._keep_body(body):
                 self._append(call_id, body)
@@ -131,7 +132,7 @@ class Answers:
 
     def event(self, args: "tuple[object, ...]") -> None:
         """Raise SerialiserError for arguments that cannot be sent."""
-        body = result_body(self.codec, "event", args, self._limit)
+        body = result_body(self.codec, "event", args, self.limit)
         self.send(wire.encode(wire.EVENT, body))
 
     def send(self, data: bytes, call_id: int = 0) -> None:

@@ -34,14 +34,13 @@ ENDED = object()  # the result of a stream's call
 class Streams:
     """The streams of one worker.  In the loop's thread only.
 
-    answers: where items go.  limit: bytes of one item.
+    answers: where items go.
     """
 
     deadlines: "Deadlines | None" = None
 
-    def __init__(self, answers: "Answers", limit: int) -> None:
+    def __init__(self, answers: "Answers") -> None:
         self._answers = answers
-        self._limit = limit
         self._open: dict[int, _Open] = {}
         self._stopped: set[int] = set()  # before they began
 
@@ -83,7 +82,7 @@ class Streams:
         if frame.flags & wire.WITHDRAWN or call_id in self._stopped:
             self._stopped.discard(call_id)
             return ENDED
-        stream = _Open(call_id, self._answers, self._limit)
+        stream = _Open(call_id, self._answers)
         stream.deadlines = self.deadlines
         self._open[call_id] = stream
         try:
@@ -142,11 +141,10 @@ class _Open:
 
     deadlines: "Deadlines | None"
 
-    def __init__(self, call_id: int, answers: "Answers", limit: int) -> None:
+    def __init__(self, call_id: int, answers: "Answers") -> None:
         self.stopped = False
         self._call_id = call_id
         self._answers = answers
-        self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._window = Window()
@@ -161,7 +159,8 @@ class _Open:
         window, number = self._window, self._window.made + 1
         packed = self._answers.codec.packs and keepable((item,))
         if not packed:
-            body = result_body(self._answers.codec, "item", (item,), self._limit)
+            answers = self._answers
+            body = result_body(answers.codec, "item", (item,), answers.limit)
             window.weigh(number, len(body))
             item = body
         window.made = number

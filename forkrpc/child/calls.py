@@ -66,7 +66,7 @@ class Calls:
             self._deadlines = Deadlines(
                 page, spec["timeout"], self._later, self._expire
             )
-        self.streams = Streams(answers, spec["max_frame"])
+        self.streams = Streams(answers)
         self.streams.deadlines = self._deadlines
         self._produce = self.streams.produce
         self._backlog: deque[wire.Frame] = deque()  # of calls still to begin

@@ -155,7 +155,9 @@ def template():
     with Forker().eval(SOURCE) as template:
         with template.run("echo", backend="async") as proxy:
             proxy.call()  # the template's twin stays as long as it does
+        links = [template._link, template._link.with_asyncio()]
         yield template
+    wait_until(lambda: all(link.ended for link in links), LIMIT)
 
 
 @pytest.fixture
@@ -425,13 +427,18 @@ def test_system_exit_ends_the_worker_in_order(template, name):
     assert (("event", "last") in told.all) is (name == "leave")
 
 
-def test_tasks_that_still_run_clean_up_when_the_worker_exits(template, tmp_path):
-    proxy = template.run("run", backend="async", on_error=lambda error: None)
+@pytest.mark.parametrize("name", ["leave", "leave_later"])
+def test_tasks_that_still_run_clean_up_when_the_worker_exits(template, tmp_path, name):
+    with (tmp_path / "stderr").open("wb") as file:
+        options = {"stderr": file, "on_error": lambda error: None}
+        proxy = template.run("run", backend="async", **options)
     proxy.submit("clean_up", str(tmp_path / "cleaned"))
-    proxy.submit("leave", 0)
+    proxy.submit(name, 0)
     assert proxy.join(LIMIT)
 
+    assert proxy.returncode == 0
     assert (tmp_path / "cleaned").exists()
+    assert (tmp_path / "stderr").read_text() == ""
 
 
 def test_close_lets_running_calls_finish(template):

@@ -352,7 +352,9 @@ def slow():
     with Forker().eval(SLOW) as template:
         with template.run("echo", backend="async") as proxy:
             proxy.call(1)  # the template's twin stays as long as it does
+        links = [template._link, template._link.with_asyncio()]
         yield template
+    wait_until(lambda: all(link.ended for link in links), LIMIT)
 
 
 def test_a_running_call_of_an_async_worker_is_cancelled(slow, tmp_path):

@@ -91,7 +91,8 @@ class Async:
             try:
                 loop.run_forever()
             except SystemExit as error:  # in a callback or a task of the user's
-                calls.end(exit_status_of(error))
+                if calls.ended is None:
+                    calls.ended = exit_status_of(error)
                 done = None
         if self._broken is not None:
             raise self._broken
@@ -192,6 +193,9 @@ class Async:
             more = self.calls.ended is None and self._begin()
             if self.calls.copy:  # a call that began at once has forked it
                 os._exit(0)
+            if self._busy and not self.calls.outstanding():
+                self._busy = False  # before the program can know that it is idle
+                mortal(False)
             full = self.answers.full
             self._write()
             more = more or (full and not self.answers.full)
@@ -203,8 +207,8 @@ class Async:
             if more and not self._scheduled:
                 self._scheduled = True
                 self._loop.call_soon(self._turn, context=self._context)
-        if not more and self.calls.ended is None and not self.calls.outstanding():
-            self._rest()
+        if self._closing and not (more or self._writing or self.calls.outstanding()):
+            self.calls.end(0)
 
     def _begin(self) -> bool:
         if not self._busy and self._mortal and self.calls.outstanding():
@@ -221,14 +225,6 @@ class Async:
             else:
                 self._loop.remove_writer(self._channel.fileno())
         self._watch()
-
-    def _rest(self) -> None:
-        """Nothing is outstanding: leave, or let the program's end not end this."""
-        if self._closing and not self._writing:
-            self.calls.end(0)
-        elif self._busy:
-            self._busy = False
-            mortal(False)
 
     # What user code calls; any thread.
 

@@ -100,9 +100,10 @@ class Calls:
         return bool(self._running or self._backlog or self._at < len(self._calls))
 
     def end(self, status: int) -> None:
-        """Have the loop stop at the end of its turn.  Any thread."""
-        if self.ended is None:
-            self.ended = status
+        """Have the loop stop at the end of its turn, once.  Any thread."""
+        if self.ended is not None:
+            return
+        self.ended = status
         if get_ident() == self._thread:
             self._loop.stop()
         else:

@@ -20,6 +20,7 @@ from _queue import SimpleQueue
 from . import wire
 from .errors import ProtocolError
 from .fds import Outbox
+from .lane import LEFT, Lane
 from .reactor import READ, WRITE
 from .spin import Spin
 
@@ -61,6 +62,7 @@ class Channel:
         self._events = READ
         self._wrote_all = True
         self._spin = Spin()
+        self._lane = Lane(session, sock, self._outbox, self._spin)
         self._led = False  # a thread has led since the last tick
         self._closing = self._said_close = self._for_good = False
 
@@ -91,9 +93,10 @@ class Channel:
     def _write(self) -> bool:
         outbox, session = self._outbox, self._session
         done = not outbox.frames or outbox.flush()
-        while done and session.unsent:
+        while done and (session.unsent or session.staged):
             session.take(outbox.frames)
             done = outbox.flush()
+        session.must_send()
         if done and self._closing and not self._said_close:
             self._said_close = True
             flags = wire.FOR_GOOD if self._for_good else 0
@@ -118,6 +121,44 @@ class Channel:
             self._reactor.change(self._sock.fileno(), events)
 
     # Waiting for a result, in any thread but the reactor's.
+
+    def exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
+        """Make a call whose outcome *queue* is given, and return the outcome.
+
+        call: as in `Session.unsent`.
+        """
+        session = self._session
+        outcome: object = LEFT
+        if not (session.pending or session.unsent or self.over or self._lead):
+            outcome = self._alone(call, queue)
+        else:
+            session.unsent.extend((call, queue))
+            self.flush()
+        return self.wait(queue) if outcome is LEFT else outcome
+
+    def _alone(self, call: object, queue: "SimpleQueue[Any]") -> object:
+        """Make a call while none is under way; LEFT if `wait` is to bring its outcome.
+
+        The caller leads, so that nobody else reads.
+        """
+        if self._lead.setdefault("who", sys._getframe()) is not sys._getframe():
+            self._session.unsent.extend((call, queue))
+            self.flush()
+            return LEFT
+        self._led = True
+        try:
+            with self._writing:
+                sent = self._lane.send(call, queue)
+            if not sent:
+                self.flush()
+                return LEFT
+            return self._lane.receive()
+        finally:
+            self._lead.clear()
+            if self._followers or self._session.pending:
+                self._hand_over()
+            if self._session.unsent:  # other threads' calls
+                self.flush()
 
     def wait(self, queue: "SimpleQueue[Any]") -> object:
         """Return the outcome that the call of *queue* is given."""
@@ -171,6 +212,8 @@ class Channel:
         try:
             if session.decoder.receive(self._sock.recv):
                 session.handle()
+                if session.must_send():
+                    self.flush()
                 return True
         except BlockingIOError:
             return False
@@ -246,7 +289,7 @@ class Channel:
             # While threads lead, the reactor is only in their way.
             self._want(READ, wanted=not self._led)
             self._led = False
-        if self._session.unsent:
+        if self._session.must_send():
             self.flush()
 
     def _free_lost_lead(self) -> None:

@@ -11,21 +11,20 @@ from _queue import SimpleQueue
 from .channel import Channel
 from .errors import ClosedError, SerialiserError
 from .gate import Gate
+from .loading import Failure
 from .reactor import report
 from .serialisers import keepable
-from .session import MOST_CALLS, Eager, Failure
+from .session import Keywords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from collections.abc import Iterator
     from typing import Any
 
     from .life import Life
     from .program import Program
     from .session import Session
-
-
-LOW = 256  # calls under way below which the reader sends more
 
 
 class Connection:
@@ -52,9 +51,10 @@ class Connection:
         self.ended = Gate()
         self._channel = Channel(program.reactor, sock, session)
         self._options = options
+        self._running: Iterator[Any] = iter(())  # (callback, argument) being called
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
-        self._seen = (0, 0)  # what the worker's page told at the last look
+        self._seen = 0  # the first call whose result was held at the last look
         self._closing = False  # an orderly end was asked for
         self._inert = False  # in a forked copy of the program
         self._killed = False  # by `kill`: nobody is to be told
@@ -69,35 +69,54 @@ class Connection:
 
     # Calls, in any thread.
 
-    def submit(self, entry: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> None:
-        """Queue a call: *entry* is its arguments and who gets the result.
+    def submit(
+        self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]", target: object
+    ) -> None:
+        """Queue a call; *target* is who gets the outcome.
 
         Never blocks.  Raise SerialiserError or ClosedError.
+        """
+        self.session.unsent.extend((self._prepared(args, kwargs), target))
+        self.send()
+
+    def send(self) -> None:
+        """Send what is queued, if it is time to."""
+        if not self._ticking:
+            self._start_ticking()
+        if len(self.session.unsent) >= self.session.gather:
+            self._channel.flush()
+
+    def call(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> object:
+        """Make a call and wait for its result; return it, or raise."""
+        if len(args) == 1 and not kwargs and type(args[0]) in self.session.ones:
+            call = args[0]
+        else:
+            call = self._prepared(args, kwargs)
+        if not self._ticking:
+            self._start_ticking()
+        outcome = self._channel.exchange(call, SimpleQueue())
+        return result_of(outcome) if type(outcome) is Failure else outcome
+
+    def _prepared(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> object:
+        """Return what `Session.unsent` takes for a call.
+
+        Raise SerialiserError, ClosedError, or what ended the worker.
         """
         if self.closed is not None:
             error = self.death_error()
             raise ClosedError(self.closed) if error is None else error
-        session = self.session
-        if kwargs or not session.packs or not keepable(entry[:-1]):
-            entry = self._serialised(entry, kwargs)
-        session.unsent.append(entry)
-        if not self._ticking:
-            self._start_ticking()
-        # Send at once while little is under way; then let as much gather as the worker
-        # still has to do, so that frames grow and it never runs dry.
-        if len(session.unsent) >= min(len(session.pending), MOST_CALLS):
-            self._channel.flush()
-
-    def _serialised(self, entry: "tuple[Any, ...]", kwargs: "Any") -> Eager:
-        args, target = entry[:-1], entry[-1]
-        body = self.session.codec.dump((*args, kwargs) if kwargs else args)
+        codec = self.session.codec
+        if codec.packs and not kwargs and keepable(args):
+            kind = type(args[0]) if len(args) == 1 else tuple
+            return args if kind is bytes or kind is tuple else args[0]
+        body = codec.dump((*args, kwargs) if kwargs else args)
         limit = self._options["max_frame"]
         if len(body) > limit:
             raise SerialiserError(
                 f"arguments of {len(body)} bytes, max_frame is {limit}; "
                 "raise it with run(..., max_frame=...)"
             )
-        return Eager((body, bool(kwargs), target))
+        return Keywords(body) if kwargs else body
 
     def check_may_wait(self, verb: str) -> None:
         """Raise RuntimeError where waiting for callbacks would wait for itself."""
@@ -116,14 +135,6 @@ class Connection:
         death = self.life.death(self.session.setup_failure)
         return death.error_of(self.session.sent + 1)  # type: ignore[no-any-return]
 
-    def call(self, args: "tuple[object, ...]", kwargs: "dict[str, Any]") -> object:
-        """Make a call and wait for its result; return it, or raise."""
-        queue: SimpleQueue[Any] = SimpleQueue()
-        self.submit((*args, queue), kwargs)
-        if self.session.unsent:
-            self._channel.flush()
-        return result_of(self._channel.wait(queue))
-
     # What has been read, in the reactor's thread.
 
     def on_read(self) -> None:
@@ -132,8 +143,6 @@ class Connection:
         if session.retired and self.closed is None:
             self.close("the worker has retired")
         self._deliver()
-        if session.unsent and len(session.pending) < LOW:
-            self._channel.flush()
 
     def on_over(self) -> None:
         """Nothing more comes from the worker."""
@@ -159,7 +168,7 @@ class Connection:
         try:
             loop.call_soon_threadsafe(self._run_callbacks)
         except RuntimeError:  # the loop was closed
-            if any(function != self._last for function, _ in self.session.ready):
+            if any(self._last not in functions for functions, _ in self.session.ready):
                 report(*sys.exc_info())
             self._options["loop"] = None
             self._run_callbacks()
@@ -167,19 +176,24 @@ class Connection:
     def _run_callbacks(self) -> None:
         """Call what is ready, in order.  In the callbacks' thread only."""
         ready = self.session.ready
-        while ready:
-            function, argument = ready.popleft()
+        while True:
             try:
-                function(argument)
+                # What is left of the pairs stays, if one of them raises.
+                for function, argument in self._running:
+                    function(argument)
+                if not ready:
+                    return
+                self._running = zip(*ready.popleft(), strict=True)
             except BaseException as error:  # the user's; it disturbs nothing else
-                loop = self._options["loop"]
-                if loop is None:
-                    report(*sys.exc_info())
-                else:
-                    message = f"callback of {self.session.name}"
-                    loop.call_exception_handler(
-                        {"message": message, "exception": error}
-                    )
+                self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        loop = self._options["loop"]
+        if loop is None:
+            report(*sys.exc_info())
+        else:
+            message = f"callback of {self.session.name}"
+            loop.call_exception_handler({"message": message, "exception": error})
 
     def _on_error(self, error: Exception) -> None:
         """Tell the user.  Runs in the callbacks' thread."""
@@ -218,12 +232,12 @@ class Connection:
         return self._ticking
 
     def look_at_page(self) -> None:
-        """Settle calls whose results a stuck worker holds back.  The caller leads.
+        """Settle calls whose results the worker holds back for long.  The caller leads.
 
-        Stuck: it has begun no other call since the last look.
+        For long: it held them already at the last look.
         """
-        seen = self.life.held()
-        if seen == self._seen and seen[0]:
+        seen, _ = self.life.held()
+        if seen and seen == self._seen:
             self._recover()
         self._seen = seen
 
@@ -236,7 +250,7 @@ class Connection:
 
     def _on_end(self) -> None:
         """Settle all that is left: the process has ended."""
-        self.closed = self.closed or f"worker {self.life.pid} has ended"
+        self._take_no_more(f"worker {self.life.pid} has ended")
         self._channel.close()
         self._recover()
         lost = self._sweep()
@@ -245,10 +259,10 @@ class Connection:
         elif lost or not self._closing:
             death = self.life.death(self.session.setup_failure)
             error = death.error_of(death.timed_out)
-            self.session.ready.append((self._on_error, error))
+            self.session.call_soon(self._on_error, error)
         elif self._options["on_destroy"] is not None:
-            self.session.ready.append((self._on_destroy, None))
-        self.session.ready.append((self._last, None))
+            self.session.call_soon(self._on_destroy, None)
+        self.session.call_soon(self._last, None)
         self.program.ends.pop(self, None)
         self._deliver()
 
@@ -267,12 +281,16 @@ class Connection:
 
     # Asking for the end, in any thread.
 
+    def _take_no_more(self, why: str) -> None:
+        if self.closed is None:
+            self.closed = why
+        self.session.take_no_more()
+
     def close(
         self, why: str = "the proxy was closed", *, for_good: bool = False
     ) -> None:
         """Take no more calls; the worker finishes what it has."""
-        if self.closed is None:
-            self.closed = why
+        self._take_no_more(why)
         if not self.life.over:
             self._closing = True
             self._channel.say_close(for_good=for_good)
@@ -285,8 +303,7 @@ class Connection:
     def kill(self, number: int) -> None:
         """Send a signal to the worker and what it has started, as the user asked."""
         self._killed = True
-        if self.closed is None:
-            self.closed = "the worker was killed"
+        self._take_no_more("the worker was killed")
         self.life.kill(number)
 
     def drain(self, timeout: "float | None") -> bool:
@@ -297,7 +314,7 @@ class Connection:
 
         def mark() -> None:
             self._channel.read()
-            self.session.ready.append((lambda _: done.open(), None))
+            self.session.call_soon(lambda _: done.open(), None)
             self._deliver()
 
         self.program.reactor.soon(mark)
@@ -317,6 +334,7 @@ class Connection:
 
     def abandon(self) -> None:
         """Make this inert, in a forked copy of the program."""
+        self._take_no_more("")
         self.closed = "this process was forked from the one that owns the proxy"
         self._closing = True
         self._inert = True

@@ -10,13 +10,15 @@ import sys
 from collections import deque
 from functools import partial
 
-from .wire import at_once
+from .wire import at_once, drop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
+_popleft: "Callable[[Any], Any]" = deque.popleft
 _ORDER = sys.byteorder
 _CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 _INT = 4  # bytes of a descriptor number in SCM_RIGHTS
@@ -52,7 +54,10 @@ class Outbox:
             done = sum(taken) if taken else 0
             if done < len(data):
                 try:
-                    self._send(memoryview(data)[done:] if done else data, handles)
+                    if done or handles:
+                        self._send(memoryview(data)[done:], handles)
+                    else:
+                        taken.extend(map(self._sock.send, (data,), (self._flags,)))
                 except BlockingIOError:
                     return False
             elif handles:
@@ -60,6 +65,8 @@ class Outbox:
                     frames.popleft, taken.clear, partial(self._spent.extend, handles)
                 )
                 self._close_spent()
+            elif len(taken) == 1:  # as most often, and faster
+                drop(map(_popleft, (frames, taken)))
             else:
                 at_once(frames.popleft, taken.clear)
         return True

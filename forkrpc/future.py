@@ -10,7 +10,8 @@ from collections import deque
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from .session import Awaiter, Failure
+from .loading import Failure
+from .session import Awaiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

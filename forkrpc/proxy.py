@@ -24,6 +24,7 @@ class Proxy:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._session = connection.session
 
     def __call__(self, /, *args: "Any", **kwargs: "Any") -> None:
         """Call the function with *args* but the last, which is the callback or None.
@@ -33,9 +34,20 @@ class Proxy:
         callback, SerialiserError for an argument that cannot be sent, ClosedError
         after `close`, and WorkerDied once the worker has ended.
         """
-        if not (args and callable(args[-1])):
-            args = (*args[:-1], _ignored(args))
-        self._connection.submit(args, kwargs)
+        session = self._session
+        if (
+            len(args) == 2
+            and type(args[0]) in session.ones
+            and callable(args[1])
+            and not kwargs
+        ):
+            unsent = session.unsent
+            unsent.extend(args)
+            if len(unsent) >= session.gather:
+                self._connection.send()
+            return
+        callback = args[-1] if args and callable(args[-1]) else _ignored(args)
+        self._connection.submit(args[:-1], kwargs, callback)
 
     def submit(self, /, *args: "Any", **kwargs: "Any") -> "Future[Any]":
         """Call the function; return a `concurrent.futures.Future` of its result.
@@ -47,7 +59,7 @@ class Proxy:
         if error is not None:
             future.set_exception(error)
             return future
-        self._connection.submit((*args, future), kwargs)
+        self._connection.submit(args, kwargs, future)
         return future
 
     def call(self, /, *args: "Any", **kwargs: "Any") -> "Any":

@@ -12,23 +12,26 @@ A connection opens, in both directions, with GREETING.  Then frames follow:
 
 all little endian.  The body of a frame with PACKED in its flags is one serialised list
 of `count` items; with another count than 1 it is a table of `count` u32 lengths and the
-bodies behind it; else it is one body.
+bodies behind it; else it is one body.  An item of a PACKED CALL is the tuple of its
+arguments, or, with ONES in the flags, its only argument.
 """
 
+import operator
 from _struct import Struct
 from collections import deque
 from functools import partial
 from itertools import repeat
-from operator import methodcaller
 
 from .errors import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     Buffer = bytes | bytearray | memoryview
+    # kind, flags, handles, count, first, buffers, length
+    Header = tuple[int, int, int, int, int, int, int]
 
 VERSION = 1
 GREETING = b"frkrpc\x00" + bytes([VERSION])
@@ -42,7 +45,7 @@ STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT = range(32, 41)
 # From a template to the parent.
 STARTED, REFUSED, EXITED, PONG = range(48, 52)
 
-PACKED, KEYWORDS = 1, 2  # flags of calls and results
+PACKED, KEYWORDS, ONES = 1, 2, 8  # flags of calls and results
 FOR_GOOD = 1  # flag of CLOSE: the program ends
 
 _HEADER = Struct("<BBHIQQQ")
@@ -52,7 +55,13 @@ LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
 LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
-_call = methodcaller("__call__")
+_call = operator.methodcaller("__call__")
+_apply: "Callable[[Any, Any], Any] | None" = getattr(operator, "call", None)
+_popleft = deque.popleft
+_SINK: "deque[Any]" = deque(maxlen=0)  # takes everything, keeps nothing
+drop: "Callable[[Iterable[Any]], None]" = _SINK.extend
+"""A function for `together` that consumes an iterator, such as `leftmost` returns."""
+
 _KINDS = frozenset(
     [CALL, CLOSE, DEFINE, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
     + [STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT]
@@ -92,11 +101,13 @@ class Frame:
         table = Struct(f"<{self.count}I")
         if table.size > len(self.body):
             raise ProtocolError(f"table of {self.count} lengths in {self!r}")
-        bodies, at = [], table.size
-        for length in table.unpack_from(self.body):
-            bodies.append(self.body[at : at + length])
+        whole = bytes(self.body)  # bodies that share a frame are small
+        bodies: list[bytes | memoryview] = []
+        at = table.size
+        for length in table.unpack_from(whole):
+            bodies.append(whole[at : at + length])
             at += length
-        if at != len(self.body):
+        if at != len(whole):
             raise ProtocolError(f"bodies of {at} bytes in {self!r}")
         return bodies
 
@@ -155,9 +166,22 @@ def at_once(*steps: "Callable[[], object]") -> None:
     deque(map(_call, steps), 0)
 
 
-def dropping(queue: "deque[Any]", count: int) -> "Callable[[], object]":
-    """Return a step for `at_once` that removes *count* items from the left."""
-    return partial(deque, map(deque.popleft, repeat(queue, count)), 0)
+def together(
+    functions: "tuple[Callable[[Any], object], ...]", arguments: "tuple[Any, ...]"
+) -> None:
+    """As `at_once`, four times faster: each C function gets its argument.
+
+    They return None: `append`, `extend`, `drop`.
+    """
+    if _apply is not None:
+        any(map(_apply, functions, arguments))
+    else:  # Python 3.10
+        any(map(partial.__call__, map(partial, functions), arguments))
+
+
+def leftmost(queue: "deque[Any]", count: int) -> "Iterator[Any]":
+    """Return an iterator that takes *count* items out of *queue*, from the left."""
+    return map(_popleft, repeat(queue, count))
 
 
 class Decoder:
@@ -203,29 +227,42 @@ class Decoder:
         except BlockingIOError:
             self._reading = False
             raise
-        data = chunks[-1]
-        got = len(data)
+        got = len(chunks[-1])
         if needed:
             self._have += got
             if got and self._have >= needed:
                 self.parse()
-        elif (len(chunks) > 1 or not self._is_one_frame(data)) and got:
+        elif got:
             self.parse()
         self._reading = False
         return got
 
-    def _is_one_frame(self, data: bytes) -> bool:
-        """Take *data* at once if it is just one small frame, as most often."""
-        if not HEADER_BYTES <= len(data) < SMALL or not self._greeted:
-            return False
-        kind, flags, handles, count, first, buffers, length = _unpack(data)
-        if HEADER_BYTES + length != len(data) or kind not in _KINDS or buffers:
-            return False
-        if not count or length > self._limit:
-            return False
-        frame = Frame(kind, flags, handles, count, first, data[HEADER_BYTES:])
-        at_once(self.chunks.clear, partial(self.frames.append, frame))
-        return True
+    def receive_one(self, recv: "Callable[..., bytes]", flags: int) -> "Header | None":
+        """Read once; return the header of a small frame that came alone, or None.
+
+        For whoever expects just that.  The frame stays in `chunks`, as its only item:
+        the caller takes it out in one step with what it means.  With None, `receive`
+        comes next: it finds what was read.  Raise what *recv* raises; nothing may be
+        left from earlier reads (`at_rest`).
+        """
+        self._reading = True
+        try:
+            self.chunks.extend(map(recv, (self._size,), (flags,)))
+        except BlockingIOError:
+            self._reading = False
+            raise
+        data = self.chunks[0]
+        if not HEADER_BYTES <= len(data) < SMALL:
+            return None
+        header = _unpack(data)
+        kind, _, _, count, _, buffers, length = header
+        if kind not in _KINDS or buffers or count != 1 or length > self._limit:
+            return None
+        return header if HEADER_BYTES + length == len(data) else None
+
+    def at_rest(self) -> bool:
+        """Return whether nothing is left from earlier reads."""
+        return self._greeted and not (self.chunks or self.frames)
 
     def parse(self) -> None:
         """Move whole frames from `chunks` to `frames`.  Raise ProtocolError."""
@@ -237,13 +274,12 @@ class Decoder:
             data = self._greet(data)
         frames, used, needed, broken = self._split(data)
         rest = data[used:] if used else data
-        at_once(
-            chunks.clear,
-            partial(chunks.extend, [rest] if rest else ()),
-            partial(self.frames.extend, frames),
-            partial(setattr, self, "_needed", needed),
-            partial(setattr, self, "_have", len(rest)),
+        together(
+            (drop, chunks.extend, self.frames.extend),
+            (leftmost(chunks, len(chunks)), (rest,) if rest else (), frames),
         )
+        self._needed = needed  # behind it: too small a number only costs time
+        self._have = len(rest)
         if broken is not None:
             raise ProtocolError(broken)
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+from collections import deque
 from functools import partial
 
 import pytest
@@ -483,10 +484,26 @@ def test_no_step_is_executed_after_one_that_raises():
 
 
 @given(st.lists(st.integers(), max_size=20), st.data())
-def test_dropping_is_a_step_that_removes_items_from_the_left(items, data):
+def test_items_are_dropped_from_the_left_in_one_step(items, data):
     count = data.draw(st.integers(0, len(items)))
     queue = type(wire.Decoder().chunks)(items)
 
-    wire.at_once(wire.dropping(queue, count))
+    taken = []
 
+    wire.together(
+        (taken.append, taken.extend, wire.drop),
+        (None, wire.leftmost(queue, count), wire.leftmost(queue, 0)),
+    )
+
+    assert taken == [None, *items[:count]]
     assert list(queue) == items[count:]
+
+
+def test_python_3_10_does_as_much_in_one_step(monkeypatch):
+    monkeypatch.setattr(wire, "_apply", None)
+    queue, taken = deque([1, 2, 3]), []
+
+    wire.together((taken.append, taken.extend), (0, wire.leftmost(queue, 2)))
+
+    assert taken == [0, 1, 2]
+    assert list(queue) == [3]

@@ -8,6 +8,7 @@ import _socket
 import os
 import sys
 from _pickle import loads
+from functools import partial
 
 from .. import classes
 from ..functions import name_of, resolve
@@ -122,7 +123,7 @@ class Role:
             os.close(self._lifeline)
             return
         mortal(True)
-        own = arm_lifeline(self._lifeline)
+        self._lifeline = own = arm_lifeline(self._lifeline)
         if hung_up(own):
             os._exit(1)
         if self._spec["spawn"]:
@@ -154,7 +155,8 @@ class Role:
     def _work(self, page: "Page | None") -> int:
         assert page is not None
         channel = _socket.socket(fileno=self._channel)
-        self._backend = backend = Sync(channel, self._spec, page)
+        gone = partial(hung_up, self._lifeline)
+        self._backend = backend = Sync(channel, self._spec, page, gone)
         try:
             self._limits()
             values = self._values()

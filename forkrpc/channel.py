@@ -127,38 +127,27 @@ class Channel:
 
         call: as in `Session.unsent`.
         """
-        session = self._session
         outcome: object = LEFT
-        if not (session.pending or session.unsent or self.over or self._lead):
-            outcome = self._alone(call, queue)
+        sent = False
+        if (
+            not self.over
+            and self._lead.setdefault("who", sys._getframe()) is sys._getframe()
+        ):
+            self._led = True
+            try:
+                with self._writing:
+                    sent = self._lane.send(call, queue)
+                if sent:
+                    outcome = self._lane.receive()
+            finally:
+                self._lead.clear()
+                if self._followers or self._session.pending:
+                    self._hand_over()
         else:
-            session.unsent.extend((call, queue))
+            self._session.unsent.extend((call, queue))
+        if not sent or self._session.unsent:
             self.flush()
         return self.wait(queue) if outcome is LEFT else outcome
-
-    def _alone(self, call: object, queue: "SimpleQueue[Any]") -> object:
-        """Make a call while none is under way; LEFT if `wait` is to bring its outcome.
-
-        The caller leads, so that nobody else reads.
-        """
-        if self._lead.setdefault("who", sys._getframe()) is not sys._getframe():
-            self._session.unsent.extend((call, queue))
-            self.flush()
-            return LEFT
-        self._led = True
-        try:
-            with self._writing:
-                sent = self._lane.send(call, queue)
-            if not sent:
-                self.flush()
-                return LEFT
-            return self._lane.receive()
-        finally:
-            self._lead.clear()
-            if self._followers or self._session.pending:
-                self._hand_over()
-            if self._session.unsent:  # other threads' calls
-                self.flush()
 
     def wait(self, queue: "SimpleQueue[Any]") -> object:
         """Return the outcome that the call of *queue* is given."""

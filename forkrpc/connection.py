@@ -7,6 +7,7 @@ process; this tells the user.
 import signal
 import sys
 from _queue import SimpleQueue
+from _thread import get_ident
 
 from .channel import Channel
 from .errors import ClosedError, SerialiserError
@@ -88,6 +89,8 @@ class Connection:
 
     def call(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> object:
         """Make a call and wait for its result; return it, or raise."""
+        if get_ident() == self.program.reactor.ident:
+            self.program.check_may_wait("call()")
         if len(args) == 1 and not kwargs and type(args[0]) in self.session.ones:
             call = args[0]
         else:

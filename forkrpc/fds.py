@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+_append: "Callable[[Any, Any], None]" = deque.append
 _popleft: "Callable[[Any], Any]" = deque.popleft
 _ORDER = sys.byteorder
 _CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
@@ -42,6 +43,23 @@ class Outbox:
 
     def put(self, data: bytes, handles: "Sequence[int]" = ()) -> None:
         self.frames.append((data, tuple(handles)))
+
+    def write(
+        self, data: bytes, queues: "tuple[deque[Any], ...]", *items: object
+    ) -> bool:
+        """Put one frame, and in the same step the items into *queues*; then `flush`."""
+        frames, taken = self.frames, self._taken
+        drop(map(_append, (frames, *queues), ((data, ()), *items)))
+        if len(frames) > 1:
+            return self.flush()
+        try:
+            taken.extend(map(self._sock.send, (data,), (self._flags,)))
+        except BlockingIOError:
+            return False
+        if taken[0] < len(data):
+            return self.flush()
+        drop(map(_popleft, (frames, taken)))
+        return True
 
     def flush(self) -> bool:
         """Write as much as the socket takes; return whether nothing is left.

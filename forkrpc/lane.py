@@ -7,7 +7,6 @@ then where they expect it.
 """
 
 from _pickle import dumps, loads
-from _socket import MSG_DONTWAIT
 from collections import deque
 
 from . import wire
@@ -18,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _queue import SimpleQueue
     from _socket import socket
+    from collections.abc import Callable
     from typing import Any
 
     from .fds import Outbox
@@ -32,7 +32,7 @@ _FLAGS = {
     bytes: 0,
     **dict.fromkeys(SCALARS, wire.PACKED | wire.ONES),
 }
-_popleft = deque.popleft
+_popleft: "Callable[[Any], Any]" = deque.popleft
 
 
 class Lane:
@@ -45,7 +45,7 @@ class Lane:
         self._outbox = outbox
         self._recv = sock.recv
         self._spin = spin
-        self._header: wire.Header | None = None
+        self._registers = session.pending, session.last
 
     def send(self, call: "Any", queue: "SimpleQueue[Any]") -> bool:
         """Register the call and write its frame; return whether that was all.
@@ -67,42 +67,37 @@ class Lane:
             return False
         first = session.last[0] + 1
         body = dumps([call], PROTOCOL) if flags else call
-        data = wire.encode(wire.CALL, body, flags=flags, first=first)
-        wire.together(
-            (outbox.frames.append, session.pending.append, session.last.append),
-            ((data, ()), queue, first),
-        )
+        data = wire.encode_one(wire.CALL, flags, first, body)
         try:
-            return outbox.flush()
+            return outbox.write(data, self._registers, queue, first)
         except OSError:  # the worker is gone; its end of file is still to be read
             return False
 
     def receive(self) -> object:
         """Wait a moment for the answer; return the outcome, or LEFT."""
-        if not self._spin.until(self._look):
+        session, spin = self._session, self._spin
+        decoder = session.decoder
+        try:
+            header = decoder.look(self._recv, spin.looks)
+            if spin.misses:
+                spin.found()
+        except BlockingIOError:
+            header = spin.look_on(decoder.look, self._recv)
+        except ConnectionError:
             return LEFT
-        header, session = self._header, self._session
-        if header is None or header[0] != wire.RESULT or header[4] != session.head():
+        if header is None:
             return LEFT
-        chunks = session.decoder.chunks
-        body = chunks[0][wire.HEADER_BYTES :]
+        kind, flags, _, _, first, _, _ = header
+        if kind != wire.RESULT or first != session.last[0] - len(session.pending) + 1:
+            return LEFT
+        body = decoder.chunks[0][wire.HEADER_BYTES :]
         outcome: object
-        if header[1] & wire.PACKED:
+        if flags & wire.PACKED:
             try:
                 (outcome,) = loads(body)
             except Exception:  # no result; who reads next finds it and rules on it
                 return LEFT
         else:
-            outcome = session.loader.result(body, header[4])
-        wire.drop(map(_popleft, (session.pending, chunks)))
+            outcome = session.loader.result(body, first)
+        wire.drop(map(_popleft, (session.pending, decoder.chunks)))
         return outcome
-
-    def _look(self) -> bool:
-        """Read without waiting; return whether anything came."""
-        try:
-            self._header = self._session.decoder.receive_one(self._recv, MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except ConnectionError:
-            self._header = None
-        return True

@@ -68,9 +68,7 @@ class Proxy:
         Raise RuntimeError at once in the thread that runs callbacks: the answer could
         never be read.  An interrupt (Ctrl-C) gives up waiting, and drops the result.
         """
-        connection = self._connection
-        connection.program.check_may_wait("call()")
-        return connection.call(args, kwargs)
+        return self._connection.call(args, kwargs)
 
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of everything received so far have run.

@@ -33,6 +33,8 @@ def keepable(values: "Values") -> bool:
 
     Integers are unbounded, but only deliberate ones are long.
     """
+    if len(values) == 1 and type(values[0]) not in TEXTS:
+        return False  # as most often, and faster
     kinds = set(map(type, values))
     if not kinds <= TEXTS or len(values) > MOST_SCALARS:
         return False

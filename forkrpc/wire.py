@@ -17,6 +17,7 @@ arguments, or, with ONES in the flags, its only argument.
 """
 
 import operator
+from _socket import MSG_DONTWAIT
 from _struct import Struct
 from collections import deque
 from functools import partial
@@ -49,7 +50,7 @@ PACKED, KEYWORDS, ONES = 1, 2, 8  # flags of calls and results
 FOR_GOOD = 1  # flag of CLOSE: the program ends
 
 _HEADER = Struct("<BBHIQQQ")
-_unpack = _HEADER.unpack_from
+_pack, _unpack = _HEADER.pack, _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
 LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
@@ -58,6 +59,7 @@ LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 _call = operator.methodcaller("__call__")
 _apply: "Callable[[Any, Any], Any] | None" = getattr(operator, "call", None)
 _popleft = deque.popleft
+_AT_ONCE = (MSG_DONTWAIT,)
 _SINK: "deque[Any]" = deque(maxlen=0)  # takes everything, keeps nothing
 drop: "Callable[[Iterable[Any]], None]" = _SINK.extend
 """A function for `together` that consumes an iterator, such as `leftmost` returns."""
@@ -141,6 +143,11 @@ def encode(
     """Return one frame as bytes."""
     header = _HEADER.pack(kind, flags, handles, count, first, 0, len(body))
     return b"".join((header, body))
+
+
+def encode_one(kind: int, flags: int, first: int, body: bytes) -> bytes:
+    """As `encode`, for the frame of one call or result."""
+    return _pack(kind, flags, 0, 1, first, 0, len(body)) + body
 
 
 def encode_bodies(
@@ -237,21 +244,27 @@ class Decoder:
         self._reading = False
         return got
 
-    def receive_one(self, recv: "Callable[..., bytes]", flags: int) -> "Header | None":
-        """Read once; return the header of a small frame that came alone, or None.
+    def look(self, recv: "Callable[..., bytes]", looks: int) -> "Header | None":
+        """Read once, without waiting; return the header of a small frame that came
+        alone, or None.
 
         For whoever expects just that.  The frame stays in `chunks`, as its only item:
         the caller takes it out in one step with what it means.  With None, `receive`
-        comes next: it finds what was read.  Raise what *recv* raises; nothing may be
-        left from earlier reads (`at_rest`).
+        comes next: it finds what was read.  Nothing may be left from earlier reads
+        (`at_rest`).  Raise BlockingIOError when so many looks found nothing, and what
+        else *recv* raises.
         """
         self._reading = True
-        try:
-            self.chunks.extend(map(recv, (self._size,), (flags,)))
-        except BlockingIOError:
-            self._reading = False
-            raise
-        data = self.chunks[0]
+        chunks, size = self.chunks, (self._size,)
+        while not chunks:
+            try:
+                chunks.extend(map(recv, size, _AT_ONCE))
+            except BlockingIOError:
+                looks -= 1
+                if looks <= 0:
+                    self._reading = False
+                    raise
+        data = chunks[0]
         if not HEADER_BYTES <= len(data) < SMALL:
             return None
         header = _unpack(data)

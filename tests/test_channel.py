@@ -541,3 +541,23 @@ def wait_for(pair, waiter):
 
     wait_until(ended, LIMIT)
     return waiter.outcome
+
+
+def test_a_call_that_does_not_fit_the_socket_is_sent_as_the_peer_reads():
+    pair = Pair(watched=False)
+    pair.channel.flush()  # the greetings are out of the way: it goes the short one
+    body = pickle.dumps((bytes(4 << 20),))
+    results = []
+
+    def call():
+        results.append(pair.channel.exchange(body, SimpleQueue()))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    (frame,) = pair.peer.frames(wire.CALL)
+    pair.peer.answer(7)
+    thread.join(LIMIT)
+
+    assert len(frame.body) == len(body)
+    assert results == [7]
+    pair.close()

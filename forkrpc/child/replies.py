@@ -7,7 +7,7 @@ in which it was made.
 
 import _thread
 from _pickle import dumps as pickle_dumps
-from functools import partial
+from collections import deque
 from time import monotonic
 
 from .. import wire
@@ -54,8 +54,8 @@ class Replies:
         self._outbox.put(wire.GREETING)
         self._lock = _thread.RLock()
         self._gone = False
-        self._framed = 0  # id of the last call whose answer is in a frame
-        self._frame = partial(setattr, self, "_framed")
+        self._framed = deque([0], maxlen=1)  # id of the last call with a framed answer
+        self._registers = (self._framed,)
         self._held_as: type | None = None  # type of all in the page; bytes: bodies
         self._packed = True  # what is in `run` are values
         self._first = 0  # id of the call in slot 0 of the page; 0: none
@@ -64,9 +64,9 @@ class Replies:
     def done(self) -> int:
         """Return the id of the last call that has an answer."""
         while True:
-            framed = self._framed
+            framed = self._framed[0]
             done = framed + len(self.run)
-            if framed == self._framed:  # no other thread has framed them meanwhile
+            if framed == self._framed[0]:  # no other thread has framed them meanwhile
                 return done
 
     def slots(self) -> "tuple[Any, int]":
@@ -88,25 +88,33 @@ class Replies:
         if kind in NUMBERS and self.codec.packs:
             with self._lock:
                 if self._page.keep(self._slot(call_id, kind), value):
-                    self._hold(value, packed=True)
+                    if not self._packed:
+                        self._frame_run()
+                        self._packed = True
+                    self.run.append(value)
                     return
         body = self.body_of("result", (value,))
         with self._lock:
-            if self._page.keep_body(self._slot(call_id, bytes), body, self._bytes):
+            slot = call_id - self._first
+            if self._held_as is not bytes or not 0 <= slot < SLOTS:
+                slot = self._slot(call_id, bytes)
+            if self._page.keep_body(slot, body, self._bytes):
                 self._bytes += len(body)
-                self._hold(body, packed=False)
+                if self._packed:
+                    self._frame_run()
+                    self._packed = False
+                self.run.append(body)
             else:
                 self.answer(call_id, wire.encode(wire.RESULT, body, first=call_id))
 
     def result_now(self, call_id: int, value: object) -> None:
         """Answer a call at once.  Raise SerialiserError as `result` does."""
+        flags = 0
         if type(value) in SCALARS and self.codec.packs:
-            body = pickle_dumps([value], PROTOCOL)
-            data = wire.encode(wire.RESULT, body, flags=wire.PACKED, first=call_id)
+            flags, body = wire.PACKED, pickle_dumps([value], PROTOCOL)
         else:
             body = self.body_of("result", (value,))
-            data = wire.encode(wire.RESULT, body, first=call_id)
-        self.answer(call_id, data)
+        self.answer(call_id, wire.encode_one(wire.RESULT, flags, call_id, body))
 
     def body_of(self, what: str, values: "tuple[object, ...]") -> bytes:
         """Serialise; raise SerialiserError, also for what is too long."""
@@ -137,18 +145,12 @@ class Replies:
             self.full = call_id + SLOTS - 1
         return 0
 
-    def _hold(self, value: object, *, packed: bool) -> None:
-        if self._packed is not packed:
-            self._frame_run()
-            self._packed = packed
-        self.run.append(value)
-
     def _frame_run(self) -> None:
         """Make the results held so far a frame, still unsent."""
         run = self.run[:]  # one more may come behind it, see `slots`
         if not run:
             return
-        first, count = self._framed + 1, len(run)
+        first, count = self._framed[0] + 1, len(run)
         if self._packed:
             body = pickle_dumps(run, PROTOCOL)
             data = wire.encode(
@@ -157,20 +159,20 @@ class Replies:
         else:
             data = wire.encode_bodies(wire.RESULT, run, first=first)
         wire.together(
-            (self._outbox.frames.append, self.run.__delitem__, self._frame),
+            (self._outbox.frames.append, self.run.__delitem__, self._framed.append),
             ((data, ()), slice(0, count), first - 1 + count),
         )
 
     def answer(self, call_id: int, data: bytes) -> None:
         """Send the frame that answers a call, behind what is held."""
         with self._lock:
-            self.full, self.kind = 0, None
-            if self.run:
-                self._frame_run()
-            wire.together(
-                (self._outbox.frames.append, self._frame), ((data, ()), call_id)
-            )
-            self._write()
+            if self.run or self._first:
+                self.flush()
+            try:
+                self._outbox.write(data, self._registers, call_id)
+            except OSError:  # as in `_write`
+                self._outbox.clear()
+                self._gone = True
 
     def send(self, data: bytes) -> bool:
         """Send a frame behind what is held; return whether it was written."""
@@ -195,6 +197,6 @@ class Replies:
             self._gone = True
         finally:
             if self._first:
-                self.deadline = 0.0
+                self.deadline, self._held_as = 0.0, None
                 self._page.words[HELD] = self._first = self._bytes = 0
         return not self._gone

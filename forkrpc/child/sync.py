@@ -53,7 +53,6 @@ class Sync:
         self._hung_up = hung_up
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
         self._spin = Spin()
-        self._header: wire.Header | None = None  # of the frame that `_look` has read
         self._ended: int | None = None  # exit status, once known
         self.program_gone = False  # or going: what was started here goes too
         self._copy = False  # this process was forked from the worker
@@ -100,9 +99,7 @@ class Sync:
             return
         if self.replies.deadline:
             self.replies.flush()
-        if self._decoder.at_rest() and self._spin.until(self._look):
-            if not self._alone():
-                self._receive_now()
+        if self._decoder.at_rest() and self._look():
             return
         self._may_die(False)  # idle: if the program goes, leave in order
         self._receive(0)
@@ -111,13 +108,23 @@ class Sync:
             self._may_die(True)
 
     def _look(self) -> bool:
-        """Read without waiting; return whether anything came, or the end."""
+        """Look for a moment before sleeping; return whether anything came.
+
+        A small call that comes alone is answered at once: somebody waits for it.
+        """
+        decoder, spin, recv = self._decoder, self._spin, self._channel.recv
         try:
-            self._header = self._decoder.receive_one(self._channel.recv, MSG_DONTWAIT)
+            header = decoder.look(recv, spin.looks)
+            if spin.misses:
+                spin.found()
         except BlockingIOError:
-            return False
+            header = spin.look_on(decoder.look, recv)
         except ConnectionError:
-            self._header = None
+            return False
+        if header is None and decoder.at_rest():
+            return False
+        if header is None or not self._alone(header):
+            self._receive_now()  # it is still in the decoder
         return True
 
     def _receive_now(self) -> None:
@@ -177,14 +184,12 @@ class Sync:
         *args, keywords = self._load(body)
         return self.function(*args, **keywords)
 
-    def _alone(self) -> bool:
+    def _alone(self, header: "wire.Header") -> bool:
         """Answer a small call that came alone; return whether it was one.
 
-        Somebody waits for it.  Its frame stays in the decoder till it has an answer.
+        Its frame stays in the decoder till it has an answer.
         """
-        if self._header is None:
-            return False
-        kind, flags, _, _, call_id, _, _ = self._header
+        kind, flags, _, _, call_id, _, _ = header
         chunks = self._decoder.chunks
         if kind != wire.CALL or call_id != self.replies.done() + 1:
             return False

@@ -7,9 +7,9 @@ What has come stands in an Items, as for a Stream; its bell is the inbox of the 
 from collections import deque
 from functools import partial
 
-from .awaiter import Failure
 from .errors import ClosedError
 from .items import Items
+from .loading import Failure
 from .loops import Waiter
 from .stream import HALF, HALF_BYTES, raise_outcome
 
@@ -44,7 +44,7 @@ class AsyncStream:
         self._given = 0  # items that were ever in the batch
         self._bytes = 0
         self._told = (0, 0)  # items taken, and bytes, at the last credit
-        connection.submit((*args, self._items), kwargs, alone=True)
+        connection.stream(args, kwargs, self._items)
 
     def __aiter__(self) -> "AsyncStream":
         return self

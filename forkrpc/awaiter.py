@@ -1,15 +1,16 @@
 """Who waits for one call without a thread, and can cancel it.
 
-A call that is cancelled before it was sent stays in the queue, marked: only the queue's
-left end is ever touched, so that other threads can go on appending.
+A call that is cancelled before it was sent stays in the queue, marked, until it is its
+turn: only the queue's left end is ever touched, so that other threads can go on
+appending.
 """
 
 from collections import deque
 from functools import partial
-from itertools import islice, repeat
+from itertools import repeat
 from types import BuiltinFunctionType, FunctionType, MethodType
 
-from . import wire
+from . import atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
 # What a callback usually is; another callable only takes the longer way.
 CALLBACKS = frozenset([FunctionType, BuiltinFunctionType, MethodType])
 CANCELLED = object()  # the outcome of a call that its Awaiter has cancelled
-
-
-class Failure:
-    """Stands for the exception of a call where its result would stand."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
 
 class Awaiter:
@@ -50,9 +42,9 @@ class Awaiter:
 
 
 class Withdrawn:
-    """How many calls in a queue of entries were cancelled.
+    """How many calls that wait were cancelled.
 
-    An entry ends with its target.  All callers hold the lock under which calls leave.
+    *unsent* is as in Session.  All callers hold the lock under which calls leave.
     """
 
     def __init__(self, unsent: "deque[Any]", futures: "deque[Any]") -> None:
@@ -63,24 +55,31 @@ class Withdrawn:
     def add(self, target: Awaiter) -> bool:
         """Cancel a call that is not sent yet; return whether it is cancelled."""
         if not target.call_id and not target.withdrawn:
-            wire.at_once(
+            atomic.at_once(
                 partial(setattr, target, "withdrawn", True),
                 partial(setattr, self, "count", self.count + 1),
                 partial(self._futures.append, (target, CANCELLED)),
             )
         return target.withdrawn
 
-    def drop(self, most: int) -> int:
-        """Drop those in front; return how many others come first, up to *most*."""
-        unsent = self._unsent
-        while unsent and is_withdrawn(unsent[0][-1]):
-            self.drop_one()
-        front = [is_withdrawn(entry[-1]) for entry in islice(unsent, most)]
-        return front.index(True) if True in front else len(front)
+    def sift(self, staged: "list[Any]") -> None:
+        """Drop those among *staged*, as in Session."""
+        if not self.count:
+            return
+        kept: list[Any] = []
+        for call, target in zip(staged[::2], staged[1::2], strict=True):
+            if not is_withdrawn(target):
+                kept += call, target
+        less = self.count - (len(staged) - len(kept)) // 2
+        atomic.at_once(
+            partial(staged.__setitem__, slice(None), kept),
+            partial(setattr, self, "count", less),
+        )
 
     def drop_one(self) -> None:
+        """Drop the call in front, which is one of them."""
         less = partial(setattr, self, "count", self.count - 1)
-        wire.at_once(self._unsent.popleft, less)
+        atomic.at_once(partial(atomic.drop, atomic.leftmost(self._unsent, 2)), less)
 
 
 def is_withdrawn(target: object) -> bool:
@@ -100,13 +99,3 @@ def numbering(first: int, targets: "list[Any]") -> "list[Any]":
         return []
     awaiters, ids = zip(*numbered, strict=True)
     return [partial(deque, map(setattr, awaiters, repeat("call_id"), ids), 0)]
-
-
-def result_of(outcome: object) -> object:
-    """Return the result of a call, or raise its exception."""
-    if isinstance(outcome, Failure):
-        try:
-            raise outcome.error
-        finally:
-            del outcome  # the frame is in the traceback: no cycle through it
-    return outcome

@@ -1,4 +1,4 @@
-"""Moves the bytes of a session through its socket: who writes, and who reads.
+"""Moves the bytes of a session through its socket: who reads, and who waits.
 
 A thread that waits for a result reads the socket itself when nobody else does: it
 leads.  Otherwise the reactor reads.  The lead is one slot of a dict, taken by
@@ -11,17 +11,16 @@ The main thread may be interrupted anywhere in this file.  What it then leaves u
 """
 
 import _socket
-import _thread
 import os
 import select
 import sys
 from _queue import SimpleQueue
 
-from . import wire
 from .errors import ProtocolError
-from .fds import Outbox
+from .lane import LEFT, Lane
 from .loops import Loops
 from .reactor import READ, WRITE
+from .sender import Sender
 from .spin import Spin
 
 TYPE_CHECKING = False
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-    from .awaiter import Awaiter
     from .loops import Home
     from .reactor import Reactor
     from .session import Session
@@ -38,7 +36,7 @@ MILLISECONDS = 10  # between two looks of a leader at results that are held back
 _LEAD = object()  # in a waiter's queue: try to lead
 
 
-class Channel:
+class Channel(Sender):
     """The socket of one session.
 
     over: nothing more comes, and why: a ProtocolError, or None for the end of file.
@@ -48,113 +46,60 @@ class Channel:
     def __init__(
         self, reactor: "Reactor", sock: "_socket.socket", session: "Session"
     ) -> None:
-        sock.setblocking(False)
-        self.over = False
+        super().__init__(reactor, sock, session, self._ready)
         self.broken: ProtocolError | None = None
         self.loops = Loops()
         self._reactor = reactor
-        self._session = session
         self._sock = sock
-        self._outbox = Outbox(sock, _socket.MSG_DONTWAIT)
-        self._outbox.put(wire.GREETING)
-        self._writing = _thread.RLock()
-        self._watching = _thread.RLock()
         self._lead: dict[str, object] = {}  # "who": a frame, or the reactor
         self._followers: dict[SimpleQueue[Any], None] = {}
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._events = READ
-        self._wrote_all = True
         self._spin = Spin()
+        self._lane = Lane(session, sock, self._outbox, self._spin)
+        if not session.in_order:
+            self.exchange = self._exchange  # type: ignore[method-assign]
         self._led = False  # a thread has led since the last tick
-        self._closing = self._said_close = self._for_good = False
 
     def start(self, owner: "Any") -> None:
         """Begin to read.  *owner* has `on_read` and `on_over`, for the reactor."""
         self._owner = owner
-        self._reactor.start()
-        self._reactor.watch(self._sock.fileno(), READ, self._ready)
-
-    # Writing, in any thread.
-
-    def flush(self) -> None:
-        """Write what the socket takes; the reactor goes on with the rest."""
-        if self._writing._is_owned():  # type: ignore[attr-defined]
-            return  # a signal handler of the user calls; what it interrupted goes on
-        with self._writing:
-            if self.over:
-                return
-            try:
-                done = self._write()
-            except OSError:  # the worker is gone; its end of file is still to be read
-                self._outbox.clear()
-                done = True
-            if done is not self._wrote_all:
-                self._wrote_all = done
-                self._want(WRITE, wanted=not done)
-
-    def _write(self) -> bool:
-        outbox, session = self._outbox, self._session
-        done = not outbox.frames or outbox.flush()
-        while done and session.unsent and not session.streams.fill(session.pending):
-            session.take(outbox.frames)
-            done = outbox.flush()
-        if done and self._closing and not (self._said_close or session.unsent):
-            self._said_close = True
-            flags = wire.FOR_GOOD if self._for_good else 0
-            outbox.put(wire.encode(wire.CLOSE, flags=flags))
-            done = outbox.flush()
-        return done
-
-    def post(self, data: bytes) -> None:
-        """Send a frame that belongs to a stream, before the calls that wait."""
-        self._outbox.put(data)
-        self.flush()
-
-    def cancel(self, target: "Awaiter") -> bool:
-        """Withdraw a call, or tell the worker to cancel it; return whether it is."""
-        if self._writing._is_owned():  # type: ignore[attr-defined]
-            return False  # a signal handler of the user; the call may be half sent
-        with self._writing:
-            if self.over:
-                return False
-            if self._session.withdrawn.add(target):
-                return True
-            frame = self._session.cancelling(target)
-            if frame is None:
-                return False
-            self._outbox.put(frame)
-        self.flush()
-        return True
-
-    def say_close(self, *, for_good: bool = False) -> None:
-        """Send CLOSE behind everything that is queued.
-
-        for_good: the program ends, and with it what the worker has started.
-        """
-        self._for_good = self._for_good or for_good
-        self._closing = True
-        self.flush()
-
-    def _want(self, event: int, *, wanted: bool) -> None:
-        """Have the reactor watch for *event*, or not.
-
-        An interrupt may leave it watched for although `_events` says no, never the
-        other way round.
-        """
-        if bool(self._events & event) is wanted:
-            return
-        with self._watching:
-            if self.over:
-                return
-            if wanted:
-                self._reactor.change(self._sock.fileno(), self._events | event)
-                self._events |= event
-            else:
-                self._events &= ~event
-                self._reactor.change(self._sock.fileno(), self._events)
+        self._watch.start()
 
     # Waiting for a result, in any thread but the reactor's.
+
+    def exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
+        """Make a call whose outcome *queue* is given, and return the outcome.
+
+        call: as in `Session.unsent`.
+        """
+        outcome: object = LEFT
+        sent = False
+        if (
+            not self.over
+            and self._lead.setdefault("who", sys._getframe()) is sys._getframe()
+        ):
+            self._led = True
+            try:
+                with self._writing:
+                    sent = self._lane.send(call, queue)
+                if sent:
+                    outcome = self._lane.receive()
+            finally:
+                self._lead.clear()
+                if self._followers or self._session.pending:
+                    self._hand_over()
+        else:
+            self._session.unsent.extend((call, queue))
+        if not sent or self._session.unsent:
+            self.flush()
+        return self.wait(queue) if outcome is LEFT else outcome
+
+    def _exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
+        """As `exchange`, where answers come in any order."""
+        self._session.unsent.extend((call, queue))
+        self.flush()
+        return self.wait(queue)
 
     def wait(self, queue: "SimpleQueue[Any]") -> object:
         """Return the outcome that the call of *queue* is given."""
@@ -206,7 +151,7 @@ class Channel:
             queue.put(_LEAD)
             return
         if len(self._session.pending) > soon_back and not self.loops.duty:
-            self._want(READ, wanted=True)
+            self._watch.want(READ, wanted=True)
         # Else the next tick does: a program that calls again at once is spared the
         # two system calls.
 
@@ -216,6 +161,8 @@ class Channel:
         try:
             if session.decoder.receive(self._sock.recv):
                 session.handle()
+                if session.must_send():
+                    self.flush()
                 return True
         except BlockingIOError:
             return False
@@ -242,7 +189,7 @@ class Channel:
     def begin_duty(self) -> None:
         """A loop watches, and the reactor need not."""
         self._led = True
-        self._want(READ, wanted=False)
+        self._watch.want(READ, wanted=False)
 
     def end_duty(self, home: "Home") -> None:
         """*home* does not watch any more."""
@@ -250,7 +197,7 @@ class Channel:
         if duty.get("who") is home:
             duty.clear()
         if not self._lead:
-            self._want(READ, wanted=True)
+            self._watch.want(READ, wanted=True)
 
     def read_here(self, home: "Home") -> bool:
         """Read once for *home*, if nobody leads; return whether nobody did."""
@@ -273,17 +220,15 @@ class Channel:
     # In the reactor's thread.
 
     def _ready(self, events: int) -> None:
-        with self._watching:
-            self._events |= events & (READ | WRITE)  # see `_want`
         if events & WRITE:
             self.flush()
             if self._wrote_all:
-                self._want(WRITE, wanted=False)
+                self._watch.want(WRITE, wanted=False)
         if events & ~WRITE and not self.read():
             # A leader reads.  Look again, for it may have left meanwhile.
-            self._want(READ, wanted=False)
+            self._watch.want(READ, wanted=False)
             if not self._lead:
-                self._want(READ, wanted=True)
+                self._watch.want(READ, wanted=True)
 
     def read(self) -> bool:
         """Read once, if nobody leads; return whether nobody did."""
@@ -328,9 +273,9 @@ class Channel:
                     needed = self._is_needed()
             finally:
                 self._lead.clear()
-            self._want(READ, wanted=needed)
+            self._watch.want(READ, wanted=needed)
             self._led = False
-        if self._session.unsent or self._outbox.frames:
+        if self._session.must_send() or self._outbox.frames:
             self.flush()
 
     def _resume(self) -> bool:
@@ -358,7 +303,7 @@ class Channel:
         home = self.loops.duty.get("who")
         if home is not None:
             self.loops.relieve(home)
-        self._want(READ, wanted=True)
+        self._watch.want(READ, wanted=True)
 
     def _free_lost_lead(self) -> None:
         """Free the lead of a thread that was interrupted before it gave it up."""
@@ -381,19 +326,20 @@ class Channel:
 
     def stop_watching(self) -> None:
         """Nothing more comes: an ended socket would wake the reactor for ever."""
-        self._reactor.unwatch(self._sock.fileno())
+        self._watch.stop()
 
     def close(self) -> None:
         """Let go of the socket.  The worker has ended."""
         with self._writing:
             self.over = True
             self._outbox.clear()
-            self._reactor.unwatch(self._sock.fileno())
+            self._watch.stop()
             self._sock.close()
 
     def abandon(self) -> None:
         """Close the socket, in a forked copy of the program."""
         self.over = True
+        self._watch.abandon()
         self.loops.abandon()
         fd = self._sock.detach()
         if fd >= 0:

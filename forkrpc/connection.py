@@ -5,21 +5,19 @@ process; this tells the user.
 """
 
 import signal
-import sys
 from _queue import SimpleQueue
 from _thread import get_ident
 from time import monotonic
 
-from .awaiter import result_of
+from .callbacks import Callbacks, last
 from .channel import Channel
-from .entries import Eager
+from .entries import Keywords, Streamed
 from .errors import ClosedError, SerialiserError
 from .flow import Flow
 from .gate import Gate
-from .loops import MOST, loop_that_may_wait, running_loop
-from .reactor import report
+from .loading import Failure, result_of
+from .loops import loop_that_may_wait, running_loop
 from .serialisers import keepable
-from .session import MOST_CALLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .awaiter import Awaiter
+    from .items import Items
     from .life import Life
     from .loops import Home
     from .program import Program
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 
 POLL = 0.01  # seconds between two looks at calls without an answer, at the end
-LOW = 256  # calls under way below which the reader sends more
-ASK_AGAIN = 0.1  # seconds until a loop is asked again to run callbacks
 
 
 class Connection:
@@ -62,16 +59,16 @@ class Connection:
         self.ended = Gate()
         self._channel = Channel(program.reactor, sock, session)
         self.flow = Flow(session, self._channel, life, program)
-        self._ahead = session.ahead(life)
         self._options = options
-        self._asked = 0.0  # time.monotonic() when the loop was asked to run callbacks
+        self._callbacks = Callbacks(session, program.reactor, options)
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
-        self._seen = (0, 0)  # what the worker's page told at the last look
+        self._seen = 0  # the first call whose result was held at the last look
         self._closing = False  # an orderly end was asked for
         self._killed = False  # by `kill`: nobody is to be told
-        session.on_error = self._on_error
+        session.on_error = self._callbacks.on_error
         session.on_event = options["on_event"]
+        session.follow(life)
         life.read_rest = self._channel.read_rest
         life.on_end = self._on_end
         if options["timeout"] is not None:
@@ -81,40 +78,90 @@ class Connection:
 
     # Calls, in any thread.
 
-    def submit(self, entry: "Any", kwargs: "Any", *, alone: bool = False) -> None:
-        """Queue a call: *entry* is its arguments and who gets the result.
+    def submit(
+        self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]", target: object
+    ) -> None:
+        """Queue a call; *target* is who gets the outcome.
 
-        alone: it is a stream.  Never blocks.  Raise SerialiserError or ClosedError.
+        Never blocks.  Raise SerialiserError or ClosedError.
         """
+        self.session.unsent.extend((self._prepared(args, kwargs), target))
+        self.send()
+
+    def submit_for(
+        self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]", target: "Awaiter"
+    ) -> None:
+        """As `submit`, for who may cancel the call."""
+        self.session.varied = True
+        self.submit(args, kwargs, target)
+
+    def stream(
+        self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]", items: "Items"
+    ) -> None:
+        """As `submit`, for a call whose items go to *items*."""
+        self._check_open()
+        body = Streamed(self.session.codec.dump((*args, kwargs) if kwargs else args))
+        self._check_size(body)
+        body.keywords = bool(kwargs)
+        self.session.varied = True
+        self.session.unsent.extend((body, items))
+        self.send()
+        self._channel.flush()
+
+    def send(self) -> None:
+        """Send what is queued, if it is time to."""
+        if not self._ticking:
+            self._start_ticking()
+        if len(self.session.unsent) >= self.session.gather:
+            self._channel.flush()
+
+    def call(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> object:
+        """Make a call and wait for its result; return it, or raise."""
+        if get_ident() == self.program.reactor.ident:
+            self.program.check_may_wait("call()")
+        if len(args) == 1 and not kwargs and type(args[0]) in self.session.ones:
+            call = args[0]
+        else:
+            call = self._prepared(args, kwargs)
+        if not self._ticking:
+            self._start_ticking()
+        outcome = self._channel.exchange(call, SimpleQueue())
+        return result_of(outcome) if type(outcome) is Failure else outcome
+
+    def _prepared(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> object:
+        """Return what `Session.unsent` takes for a call.
+
+        Raise SerialiserError, ClosedError, or what ended the worker.
+        """
+        if self.closed is not None:
+            self._check_open()
+        codec = self.session.codec
+        if codec.packs and not kwargs and keepable(args):
+            kind = type(args[0]) if len(args) == 1 else tuple
+            return args if kind is bytes or kind is tuple else args[0]
+        body = codec.dump((*args, kwargs) if kwargs else args)
+        if len(body) > self._options["max_frame"]:
+            self._check_size(body)
+        return Keywords(body) if kwargs else body
+
+    def _check_open(self) -> None:
+        """Raise ClosedError, or what ended the worker."""
         if self.closed is not None:
             error = self.death_error()
             raise ClosedError(self.closed) if error is None else error
-        session = self.session
-        if alone or kwargs or not session.packs or not keepable(entry[:-1]):
-            entry = self._serialised(entry, kwargs)
-        session.unsent.append(entry)
-        if not self._ticking:
-            self._start_ticking()
-        # Send at once while little is under way; then let as much gather as the worker
-        # still has to do, so that frames grow and it never runs dry.
-        if alone or len(session.unsent) >= min(len(self._ahead), MOST_CALLS):
-            self._channel.flush()
 
-    def _serialised(self, entry: "tuple[Any, ...]", kwargs: "Any") -> Eager:
-        args, target = entry[:-1], entry[-1]
-        body = self.session.codec.dump((*args, kwargs) if kwargs else args)
+    def _check_size(self, body: bytes) -> None:
         limit = self._options["max_frame"]
         if len(body) > limit:
             raise SerialiserError(
                 f"arguments of {len(body)} bytes, max_frame is {limit}; "
                 "raise it with run(..., max_frame=...)"
             )
-        return Eager((body, bool(kwargs), target))
 
     def check_may_wait(self, verb: str) -> None:
         """Raise RuntimeError where waiting for callbacks would wait for itself."""
         self.program.check_may_wait(verb)
-        loop = self._options["loop"]
+        loop = self._callbacks.loop
         if loop is not None and loop is running_loop():
             raise RuntimeError(
                 f"{verb} would wait for ever in the event loop that runs the "
@@ -128,14 +175,6 @@ class Connection:
         death = self.life.death(self.session.setup_failure)
         return death.error_of(self.session.sent + 1)  # type: ignore[no-any-return]
 
-    def call(self, args: "tuple[object, ...]", kwargs: "dict[str, Any]") -> object:
-        """Make a call and wait for its result; return it, or raise."""
-        queue: SimpleQueue[Any] = SimpleQueue()
-        self.submit((*args, queue), kwargs)
-        if self.session.unsent:
-            self._channel.flush()
-        return result_of(self._channel.wait(queue))
-
     def home(self, verb: str) -> "Home":
         """Return where the event loop of this thread waits.  Raise RuntimeError."""
         if self.flow.inert:
@@ -146,12 +185,9 @@ class Connection:
     def on_read_in(self, home: "Home") -> None:
         """Do what `on_read` does, in the thread of a loop that has read."""
         session = self.session
-        if session.unsent and len(self._ahead) < LOW:
-            self._channel.flush()
-        here = self._options["loop"] is home.loop
-        if session.ready and here and not self._asked:
-            self._asked = monotonic()
-            home.loop.call_soon(self._run_some)
+        here = self._callbacks.loop is home.loop
+        if session.ready and here:
+            self._callbacks.run_soon()
         if session.futures or (session.ready and not here):
             self.program.reactor.soon(self.on_read)
         if len(self._channel.loops.homes) > 1:
@@ -174,8 +210,6 @@ class Connection:
         if session.retired and self.closed is None:
             self.close("the worker has retired")
         self._deliver()
-        if session.unsent and len(self._ahead) < LOW:
-            self._channel.flush()
 
     def on_over(self) -> None:
         """Nothing more comes from the worker."""
@@ -192,64 +226,7 @@ class Connection:
             future.settle(outcome)
         if self._channel.loops.homes:
             self._channel.loops.tell()
-        if self.session.ready:
-            loop = self._options["loop"]
-            if loop is None:
-                self._run_callbacks()
-            else:
-                self._run_in(loop)
-
-    def _run_in(self, loop: "Any") -> None:
-        now = monotonic()
-        if now < self._asked + ASK_AGAIN:
-            return  # it will; and if an interrupt in the loop has lost that, later
-        self._asked = now
-        try:
-            loop.call_soon_threadsafe(self._run_some)
-        except RuntimeError:  # the loop was closed
-            if any(function != self._last for function, _ in self.session.ready):
-                report(*sys.exc_info())
-            self._options["loop"] = None
-            self._run_callbacks()
-
-    def _run_some(self) -> None:
-        """Call some of what is ready: an event loop has other things to do too."""
-        loop, self._asked = self._options["loop"], 0.0
-        self._run_callbacks(MOST)
-        if self.session.ready and not self._asked:
-            self._asked = monotonic()
-            loop.call_soon(self._run_some)
-
-    def _run_callbacks(self, most: int = sys.maxsize) -> None:
-        """Call what is ready, in order.  In the callbacks' thread only."""
-        ready = self.session.ready
-        while ready and most:
-            most -= 1
-            function, argument = ready.popleft()
-            try:
-                function(argument)
-            except BaseException as error:  # the user's; it disturbs nothing else
-                loop = self._options["loop"]
-                if loop is None:
-                    report(*sys.exc_info())
-                else:
-                    message = f"callback of {self.session.name}"
-                    loop.call_exception_handler(
-                        {"message": message, "exception": error}
-                    )
-
-    def _on_error(self, error: Exception) -> None:
-        """Tell the user.  Runs in the callbacks' thread."""
-        on_error, on_event = self._options["on_error"], self._options["on_event"]
-        if on_error is not None:
-            on_error(error)
-        elif on_event is not None:
-            on_event("error", error)
-        else:
-            import logging
-
-            log = logging.getLogger("forkrpc")
-            log.error("%s", error, exc_info=error if error.__cause__ else None)
+        self._callbacks.deliver()
 
     # Looking after calls without an answer, in the reactor's thread.
 
@@ -281,12 +258,12 @@ class Connection:
         return self._ticking
 
     def look_at_page(self) -> None:
-        """Settle calls whose results a stuck worker holds back.  The caller leads.
+        """Settle calls whose results the worker holds back for long.  The caller leads.
 
-        Stuck: it has begun no other call since the last look.
+        For long: it held them already at the last look.
         """
-        seen = self.life.held()
-        if seen == self._seen and seen[0]:
+        seen, _ = self.life.held()
+        if seen and seen == self._seen:
             self._recover()
         self._seen = seen
         self.flow.look_at_page()
@@ -298,7 +275,7 @@ class Connection:
 
     def _on_end(self) -> None:
         """Settle all that is left: the process has ended."""
-        self.closed = self.closed or f"worker {self.life.pid} has ended"
+        self._take_no_more(f"worker {self.life.pid} has ended")
         self._channel.close()
         self._recover()
         self.flow.recover()
@@ -309,10 +286,10 @@ class Connection:
         elif lost or not self._closing:
             death = self.life.death(self.session.setup_failure)
             error = death.error_of(death.timed_out)
-            self.session.ready.append((self._on_error, error))
+            self.session.call_soon(self._callbacks.on_error, error)
         elif self._options["on_destroy"] is not None:
-            self.session.ready.append((self._on_destroy, None))
-        self.session.ready.append((self._last, None))
+            self.session.call_soon(self._on_destroy, None)
+        self.session.call_soon(last, self.ended)
         self.program.ends.pop(self, None)
         self._deliver()
 
@@ -326,17 +303,18 @@ class Connection:
     def _on_destroy(self, _: object) -> None:
         self._options["on_destroy"]()
 
-    def _last(self, _: object) -> None:
-        self.ended.open()
-
     # Asking for the end, in any thread.
+
+    def _take_no_more(self, why: str) -> None:
+        if self.closed is None:
+            self.closed = why
+        self.session.take_no_more()
 
     def close(
         self, why: str = "the proxy was closed", *, for_good: bool = False
     ) -> None:
         """Take no more calls; the worker finishes what it has."""
-        if self.closed is None:
-            self.closed = why
+        self._take_no_more(why)
         if not self.life.over:
             self._closing = True
             self._channel.say_close(for_good=for_good)
@@ -349,8 +327,7 @@ class Connection:
     def kill(self, number: int) -> None:
         """Send a signal to the worker and what it has started, as the user asked."""
         self._killed = True
-        if self.closed is None:
-            self.closed = "the worker was killed"
+        self._take_no_more("the worker was killed")
         self.life.kill(number)
 
     def drain(self, timeout: "float | None") -> bool:
@@ -361,7 +338,7 @@ class Connection:
 
         def mark() -> None:
             self._channel.read()
-            self.session.ready.append((lambda _: done.open(), None))
+            self.session.call_soon(lambda _: done.open(), None)
             self._deliver()
 
         self.program.reactor.soon(mark)
@@ -389,6 +366,7 @@ class Connection:
 
     def abandon(self) -> None:
         """Make this inert, in a forked copy of the program."""
+        self._take_no_more("")
         self.closed = "this process was forked from the one that owns the proxy"
         self._closing = True
         self.flow.inert = True

@@ -1,39 +1,81 @@
-"""Calls that were serialised when they were made, and wait to be sent."""
+"""What waits to be sent, and how it becomes a frame.
 
-from itertools import islice
+What is to be sent tells by its type how:
+
+    a number, a string    the only argument; nobody can change it, so it waits as it is
+    a tuple               several such arguments (`serialisers.keepable`)
+    bytes                 the body of a call, serialised when it was made
+    Keywords              such a body with keyword arguments
+    Streamed              the body of a stream's call, with or without them
+    Definition            a DEFINE body
+
+Calls of the first two kinds are serialised many at once.  They cost the collector
+nothing while they wait: no object is made for a call with one argument.
+"""
+
+from _pickle import dumps as pickle_dumps
+from bisect import bisect_right
+from itertools import accumulate
 
 from . import wire
-from .items import Items
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from .classes import PROTOCOL
+from .serialisers import SCALARS
 
 MOST_BYTES = 16384  # of bodies that share a frame
 
+_ONES = SCALARS | {str}  # types of what waits as it is
 
-class Eager(tuple):  # type: ignore[type-arg]
-    """An entry that was serialised when the call was made: (body, keywords, target)."""
+
+class Keywords(bytes):
+    """The body of a call with keyword arguments."""
 
     __slots__ = ()
 
 
-def encode_eager(entries: "list[Any]", first: int) -> "tuple[int, bytes]":
-    """Return how many bodies share the next frame, and the frame.
+class Streamed(bytes):
+    """The body of a stream's call.  keywords: it has keyword arguments."""
 
-    The first of the *entries* is an Eager of a call, or a definition.
+    keywords = False
+
+
+class Definition(bytes):
+    """A DEFINE body.  It is no call: nobody gets an outcome."""
+
+    __slots__ = ()
+
+
+def framed(calls: "list[object]", first: int) -> "tuple[int, bytes]":
+    """Return how many of *calls* share the next frame, and the frame.
+
+    The first of them is not Streamed.
     """
-    body, keywords, target = entries[0]
-    if target is None:
-        return 1, wire.encode(wire.DEFINE, body)
-    bodies, size = [body], len(body)
-    for entry in islice(entries, 1, None):
-        if type(entry) is not Eager or entry[1] != keywords or entry[2] is None:
-            break
-        size += len(entry[0])
-        if size > MOST_BYTES or isinstance(entry[2], Items):
-            break
-        bodies.append(entry[0])
-    flags = wire.KEYWORDS if keywords else 0
-    data = wire.encode_bodies(wire.CALL, bodies, flags=flags, first=first)
-    return len(bodies), data
+    kinds = list(map(type, calls))
+    flags = wire.PACKED
+    if kinds[0] in _ONES:
+        flags |= wire.ONES
+        if not _ONES.issuperset(kinds):
+            calls = calls[: next(n for n, k in enumerate(kinds) if k not in _ONES)]
+    elif kinds[0] is tuple:
+        if kinds.count(tuple) < len(kinds):
+            calls = calls[: next(n for n, k in enumerate(kinds) if k is not tuple)]
+    else:
+        return _framed_bodies(calls, kinds, first)  # type: ignore[arg-type]
+    body = pickle_dumps(calls, PROTOCOL)
+    count = len(calls)
+    return count, wire.encode(wire.CALL, body, flags=flags, count=count, first=first)
+
+
+def _framed_bodies(
+    bodies: "list[bytes]", kinds: "list[type]", first: int
+) -> "tuple[int, bytes]":
+    kind = kinds[0]
+    if kind is Definition:
+        return 1, wire.encode(wire.DEFINE, bodies[0])
+    if kinds.count(kind) < len(kinds):
+        bodies = bodies[: next(n for n, each in enumerate(kinds) if each is not kind)]
+    sizes = list(accumulate(map(len, bodies)))
+    count = bisect_right(sizes, MOST_BYTES) or 1
+    flags = wire.KEYWORDS if kind is Keywords else 0
+    return count, wire.encode_bodies(
+        wire.CALL, bodies[:count], flags=flags, first=first
+    )

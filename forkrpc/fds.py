@@ -10,13 +10,16 @@ import sys
 from collections import deque
 from functools import partial
 
-from .wire import at_once
+from .atomic import at_once, drop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
+_append: "Callable[[Any, Any], None]" = deque.append
+_popleft: "Callable[[Any], Any]" = deque.popleft
 _ORDER = sys.byteorder
 _CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 _INT = 4  # bytes of a descriptor number in SCM_RIGHTS
@@ -41,6 +44,23 @@ class Outbox:
     def put(self, data: bytes, handles: "Sequence[int]" = ()) -> None:
         self.frames.append((data, tuple(handles)))
 
+    def write(
+        self, data: bytes, queues: "tuple[deque[Any], ...]", *items: object
+    ) -> bool:
+        """Put one frame, and in the same step the items into *queues*; then `flush`."""
+        frames, taken = self.frames, self._taken
+        drop(map(_append, (frames, *queues), ((data, ()), *items)))
+        if len(frames) > 1:
+            return self.flush()
+        try:
+            taken.extend(map(self._sock.send, (data,), (self._flags,)))
+        except BlockingIOError:
+            return False
+        if taken[0] < len(data):
+            return self.flush()
+        drop(map(_popleft, (frames, taken)))
+        return True
+
     def flush(self) -> bool:
         """Write as much as the socket takes; return whether nothing is left.
 
@@ -52,7 +72,10 @@ class Outbox:
             done = sum(taken) if taken else 0
             if done < len(data):
                 try:
-                    self._send(memoryview(data)[done:] if done else data, handles)
+                    if done or handles:
+                        self._send(memoryview(data)[done:], handles)
+                    else:
+                        taken.extend(map(self._sock.send, (data,), (self._flags,)))
                 except BlockingIOError:
                     return False
             elif handles:
@@ -60,6 +83,8 @@ class Outbox:
                     frames.popleft, taken.clear, partial(self._spent.extend, handles)
                 )
                 self._close_spent()
+            elif len(taken) == 1:  # as most often, and faster
+                drop(map(_popleft, (frames, taken)))
             else:
                 at_once(frames.popleft, taken.clear)
         return True

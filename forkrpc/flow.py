@@ -5,8 +5,8 @@ saying it twice does no harm.
 """
 
 from . import wire
-from .awaiter import Failure
 from .errors import ClosedError
+from .loading import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

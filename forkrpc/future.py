@@ -10,7 +10,8 @@ from collections import deque
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from .awaiter import CANCELLED, Awaiter, Failure
+from .awaiter import CANCELLED, Awaiter
+from .loading import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What has come of streams and was not taken yet, without I/O.
 
 Whoever reads the socket appends; the one who iterates takes.  Both do so by single
-calls into C (`wire.at_once`): an interrupt of either loses nothing.
+calls into C (`atomic.at_once`): an interrupt of either loses nothing.
 """
 
 from _queue import SimpleQueue
@@ -9,8 +9,9 @@ from collections import deque
 from functools import partial
 
 from . import wire
-from .awaiter import Failure
+from .entries import Streamed
 from .errors import ProtocolError
+from .loading import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,12 +87,11 @@ class Streams:
         """Return whether no more calls shall be sent now."""
         return bool(self.under_way) and len(pending) >= self.most
 
-    def sending(self, entry: "Any", first: int) -> "list[Any]":
-        """Return the STREAM frame of an entry of Session.unsent, and steps."""
-        body, keywords, items = entry
-        flags = wire.KEYWORDS if keywords else 0
+    def sending(self, body: Streamed, items: Items, first: int) -> "list[Any]":
+        """Return the STREAM frame of a call, and steps."""
+        flags = wire.KEYWORDS if body.keywords else 0
         if items.closed:
-            body, flags = b"", wire.WITHDRAWN
+            body, flags = Streamed(), wire.WITHDRAWN
         return [
             wire.encode(wire.STREAM, body, flags=flags, first=first),
             partial(self.under_way.__setitem__, first, items),

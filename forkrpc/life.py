@@ -158,7 +158,10 @@ class Life:
         first, begun = self.held()
         if not first or not head or head < first or self._page is None:
             return []
-        return self._page.kept(head - first, begun - first)
+        kept = self._page.kept(head - first, begun - first)
+        # The worker may have gone on meanwhile, and put others in their place; then
+        # these have been written to the socket.
+        return kept if self.held()[0] == first else []
 
     def made(self) -> "tuple[int, int, int]":
         """Return a stream's id, and the numbers of its first and last items held."""

@@ -109,7 +109,7 @@ class Home:
         if self.inbox and not self._told:
             self.work()
         if not self.waiting:
-            self._spin.hit()
+            self._spin.found()
         elif self._spin.goes_on():
             self.loop.call_soon(self._look)
 

@@ -10,15 +10,16 @@ from _queue import SimpleQueue
 from collections import deque
 from functools import partial
 
-from . import wire
-from .awaiter import CANCELLED, Awaiter, Failure
+from . import atomic, wire
+from .awaiter import CALLBACKS, CANCELLED, Awaiter
 from .errors import ProtocolError
+from .loading import Failure
 from .progress import OLDEST
-from .session import Session
+from .session import LOW, MOST_CALLS, Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Sized
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from .death import Death
@@ -35,6 +36,8 @@ class Overlapping(Session):
     """
 
     answers = frozenset([wire.RESULT, wire.ERROR, wire.CANCEL])
+    in_order = False
+    _begun: "Callable[[], int]" = int  # returns the id of the call begun last
 
     def __init__(self, name: str, limit: int) -> None:
         super().__init__(name, limit)
@@ -42,8 +45,24 @@ class Overlapping(Session):
         self.streams.most = sys.maxsize  # each call begins when it comes
         self._looked: set[int] = set()  # calls whose results were read from the page
 
-    def ahead(self, life: "Life") -> "Sized":
-        return Ahead(self, life)
+    def follow(self, life: "Life") -> None:
+        self._begun = life.begun
+
+    def _ahead(self) -> int:
+        """Return how many calls were sent and have not begun."""
+        return max(0, self.last[0] - self._begun())
+
+    @property
+    def gather(self) -> int:
+        """As of Session; reckoned at each call, for others begin without an answer."""
+        return 2 * min(self._ahead() or 1, MOST_CALLS)
+
+    @gather.setter
+    def gather(self, _: int) -> None:
+        """Session sets it."""
+
+    def must_send(self) -> bool:
+        return bool(self.unsent or self.staged) and self._ahead() < LOW
 
     def limits(self) -> "tuple[Any, ...]":
         return self.pending.__contains__, OLDEST, KILL_GRACE
@@ -51,8 +70,8 @@ class Overlapping(Session):
     def head(self) -> int:
         return next(iter(self.pending), 0)
 
-    def _entering(self, first: int, targets: "list[Target]") -> "Any":
-        return partial(self.pending.update, list(enumerate(targets, first)))
+    def _entry(self, first: int, targets: "list[Target]") -> "tuple[Any, Any]":
+        return self.pending.update, list(enumerate(targets, first))
 
     def cancelling(self, target: Awaiter) -> "bytes | None":
         if target.call_id not in self.pending:
@@ -88,9 +107,28 @@ class Overlapping(Session):
         if frame.flags & wire.ENDED:
             return [None]
         if frame.flags & wire.PACKED:
-            return self._loaded(frame)
-        load = self._load_error if frame.kind == wire.ERROR else self._load_result
+            return self.loader.results(frame)
+        loader = self.loader
+        load = loader.error if frame.kind == wire.ERROR else loader.result
         return list(map(load, frame.bodies(), ids))
+
+    def _hand_out(
+        self,
+        targets: "list[Target]",
+        outcomes: "list[Any]",
+        *also: "Callable[[], object]",
+    ) -> None:
+        """Give *targets* their outcomes, and do *also*, by one call into C."""
+        settles: Sequence[Any] = ()
+        settled: Sequence[Any] = ()
+        if not CALLBACKS.issuperset(map(type, targets)) or (
+            Failure in map(type, outcomes)
+        ):
+            targets, outcomes, settles, settled = self._sorted(targets, outcomes)
+        if targets:
+            settles = (*settles, self.ready.append)
+            settled = (*settled, (targets, outcomes))
+        atomic.together((*settles, atomic.drop), (*settled, atomic.doing(also)))
 
     def look(self, life: "Life") -> None:
         pending = self.pending
@@ -101,7 +139,7 @@ class Overlapping(Session):
         self._hand_out(
             [pending[call_id] for call_id in ids],
             [
-                self._load_result(value, call_id) if is_body else value
+                self.loader.result(value, call_id) if is_body else value
                 for call_id, is_body, value in found
             ],
             partial(deque, map(pending.pop, ids), 0),
@@ -112,24 +150,15 @@ class Overlapping(Session):
         failed = len(self.pending)
         for call_id, target in list(self.pending.items()):
             error = death.error_of(call_id)
-            error.call = self.text_of(call_id)
+            error.call = self.loader.text_of(call_id)
             self._fail(call_id, target, error)
         return failed + super().fail_all(death)
 
     def _fail(self, call_id: int, target: "Target", error: Exception) -> None:
-        puts: list[Any] = []
+        settles: list[Any] = []
+        settled: list[Any] = []
         # Those with a callback are told all at once.
         if isinstance(target, (SimpleQueue, Awaiter)):
-            _, puts = self._sorted([target], [Failure(error)])
-        wire.at_once(*puts, partial(self.pending.pop, call_id))
-
-
-class Ahead:
-    """As long as there are calls that were sent and have not begun."""
-
-    def __init__(self, session: Session, life: "Life") -> None:
-        self._session = session
-        self._life = life
-
-    def __len__(self) -> int:
-        return max(0, self._session.sent - self._life.begun())
+            *_, settles, settled = self._sorted([target], [Failure(error)])
+        popped = map(self.pending.pop, (call_id,))
+        atomic.together((*settles, atomic.drop), (*settled, popped))

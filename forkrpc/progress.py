@@ -3,9 +3,9 @@
 A block of memory, shared by one worker and the parent: writing a word costs 34 ns, and
 all of it can be read while the worker is stuck, and after it was killed.
 
-    words     BEGUN, SINCE, HELD, TURN, OLDEST; STREAM, FIRST, MADE
+    words     BEGUN, SINCE, HELD, KIND; TURN, OLDEST; STREAM, FIRST, MADE
     slots     one number for each result that is held back
-    tags      what the slot is: one of the kinds below
+    tags      what each slot holds, where they differ: one of the tags below
     data      bodies of results that are no numbers; of an asynchronous worker, whose
               results come in any order, the ids of their calls first
 
@@ -28,18 +28,20 @@ if TYPE_CHECKING:
 BEGUN = 0  # id of the call that was begun last; 0 before the first
 SINCE = 1  # time.monotonic_ns() when it began; kept only for calls with a limit
 HELD = 2  # id of the call whose result is in slot 0; 0: nothing is held
+KIND = 3  # what every slot holds, a tag; 0: each slot has a tag of its own
 WAITING = 1 << 63  # in SINCE: the call waits for its caller; the rest: ns it has run
-# Of asynchronous workers: HELD is how many results are held, and
-TURN = 3  # changes whenever slots are about to be used anew
-OLDEST = 4  # id of the call with a limit that has been running longest, since SINCE
+# Of asynchronous workers: HELD is how many results are held, KIND is 0, and
+TURN = 4  # changes whenever slots are about to be used anew
+OLDEST = 5  # id of the call with a limit that has been running longest, since SINCE
 # Of blocking workers, while they make the items of a stream:
-STREAM = 5  # id of the call whose items are in the slots; 0: none
-FIRST = 6  # number of the item in slot 0; items count from 1
-MADE = 7  # number of the last item that was made; stored behind its slot
+STREAM = 6  # id of the call whose items are in the slots; 0: none
+FIRST = 7  # number of the item in slot 0; items count from 1
+MADE = 8  # number of the last item that was made; stored behind its slot
 SLOTS = 512  # results that may be held at once
 LONGEST_BODY = 1024  # bytes of a result that may be held
 
-_WORDS_BYTES = 64
+_WORDS = 16
+_WORDS_BYTES = 8 * _WORDS
 _SLOTS_AT = _WORDS_BYTES
 _TAGS_AT = _SLOTS_AT + 8 * SLOTS
 _DATA_AT = _TAGS_AT + SLOTS
@@ -49,7 +51,9 @@ IDS_BYTES = 8 * SLOTS  # of the data of an asynchronous worker's page
 BLOCKS = 64  # of one Arena: a descriptor and a mapping for so many workers
 
 _NONE, _BOOL, _INT, _FLOAT, _BODY = 1, 2, 3, 4, 5
-_KINDS = {type(None): _NONE, bool: _BOOL, int: _INT, float: _FLOAT}
+_TAGS = {type(None): _NONE, bool: _BOOL, int: _INT, float: _FLOAT, bytes: _BODY}
+NUMBERS = frozenset([int, float, bool, type(None)])  # results that are kept as such
+_NO_SLOTS = [None] * SLOTS  # where each result is None, none is stored
 
 
 class Page:
@@ -84,39 +88,55 @@ class Page:
         for view in (*numbers, self._tags, self._data):
             view.release()
 
-    def keep(self, slot: int, value: "Any") -> bool:
-        """Store a result; return False where it is no number that fits.
+    def slots_of(self, kind: type) -> "Any":
+        """Return where results of this type are stored by their slot.
 
-        Runs in the worker, for every quick call.
+        A number that does not fit raises ValueError there.
         """
-        kind = _KINDS.get(type(value))
-        if kind is None:
+        if kind is float:
+            return self._floats
+        return _NO_SLOTS if kind is type(None) else self._ints
+
+    def begin(self, first: int, kind: type) -> None:
+        """Hold results from call *first* on, of this type; bytes: bodies."""
+        self.words[KIND] = _TAGS[kind]
+        self.words[HELD] = first
+
+    def tell_apart(self, count: int) -> None:
+        """From now on each slot has a tag; *count* of them are in use."""
+        kind = self.words[KIND]
+        self._tags[:count] = bytes((kind,)) * count
+        self.words[KIND] = 0
+
+    def keep(self, slot: int, value: "Any") -> bool:
+        """Store a result that is a number or None; return False if it does not fit."""
+        kind = type(value)
+        try:
+            self.slots_of(kind)[slot] = value
+        except ValueError:  # more than 64 bits
             return False
-        if kind == _FLOAT:
-            self._floats[slot] = value
-        elif kind != _NONE:
-            try:
-                self._ints[slot] = value
-            except ValueError:  # more than 64 bits
-                return False
-        self._tags[slot] = kind
+        if not self.words[KIND]:
+            self._tags[slot] = _TAGS[kind]
         return True
 
     def keep_body(self, slot: int, body: bytes, at: int) -> bool:
         """Store a serialised result at offset *at*; False where it does not fit."""
-        end = at + len(body)
-        if len(body) > LONGEST_BODY or end > DATA_BYTES:
+        length = len(body)
+        end = at + length
+        if length > LONGEST_BODY or end > DATA_BYTES:
             return False
         self._data[at:end] = body
-        self._ints[slot] = at << 32 | len(body)
-        self._tags[slot] = _BODY
+        self._ints[slot] = at << 32 | length
+        if not self.words[KIND]:
+            self._tags[slot] = _BODY
         return True
 
     def kept(self, first: int, end: int) -> "list[tuple[bool, Any]]":
         """Return (is a body, value or body) of the slots from *first* to *end*."""
         found: list[tuple[bool, Any]] = []
+        common = self.words[KIND]
         for slot in range(first, min(end, SLOTS)):
-            kind = self._tags[slot]
+            kind = common or self._tags[slot]
             number = self._ints[slot]
             if kind == _BODY:
                 at, length = number >> 32, number & 0xFFFFFFFF
@@ -177,7 +197,7 @@ class Arena:
         number = self.free.pop()
         start = number * BLOCK
         page = Page(self._view[start : start + BLOCK], self, number)
-        for word in (BEGUN, SINCE, HELD, TURN, OLDEST, STREAM, FIRST, MADE):
+        for word in range(_WORDS):
             page.words[word] = 0
         return page
 

@@ -4,9 +4,9 @@ from _thread import get_ident
 from signal import SIGKILL
 
 from .astream import AsyncStream
-from .awaiter import result_of
 from .connection import Connection
 from .future import CallFuture
+from .loading import result_of
 from .loops import LoopCall, loop_that_may_wait, opened
 from .stream import Stream
 
@@ -29,6 +29,7 @@ class Proxy:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._session = connection.session
 
     def __call__(self, /, *args: "Any", **kwargs: "Any") -> None:
         """Call the function with *args* but the last, which is the callback or None.
@@ -38,9 +39,20 @@ class Proxy:
         callback, SerialiserError for an argument that cannot be sent, ClosedError
         after `close`, and WorkerDied once the worker has ended.
         """
-        if not (args and callable(args[-1])):
-            args = (*args[:-1], _ignored(args))
-        self._connection.submit(args, kwargs)
+        session = self._session
+        if (
+            len(args) == 2
+            and type(args[0]) in session.ones
+            and callable(args[1])
+            and not kwargs
+        ):
+            unsent = session.unsent
+            unsent.extend(args)
+            if len(unsent) >= session.gather:
+                self._connection.send()
+            return
+        callback = args[-1] if args and callable(args[-1]) else _ignored(args)
+        self._connection.submit(args[:-1], kwargs, callback)
 
     def submit(self, /, *args: "Any", **kwargs: "Any") -> "Future[Any]":
         """Call the function; return a `concurrent.futures.Future` of its result.
@@ -53,7 +65,7 @@ class Proxy:
         if error is not None:
             future.set_exception(error)
             return future
-        connection.submit((*args, future), kwargs)
+        connection.submit_for(args, kwargs, future)
         return future
 
     def call(self, /, *args: "Any", **kwargs: "Any") -> "Any":
@@ -62,9 +74,7 @@ class Proxy:
         Raise RuntimeError at once in the thread that runs callbacks: the answer could
         never be read.  An interrupt (Ctrl-C) gives up waiting, and drops the result.
         """
-        connection = self._connection
-        connection.program.check_may_wait("call()")
-        return connection.call(args, kwargs)
+        return self._connection.call(args, kwargs)
 
     def stream(self, /, *args: "Any", **kwargs: "Any") -> "Stream":
         """Call a generator function; return an iterator of what it yields.
@@ -93,7 +103,7 @@ class Proxy:
         connection = self._connection
         home = connection.home("acall()")
         call = LoopCall(home, connection)
-        connection.submit((*args, call), kwargs)
+        connection.submit_for(args, kwargs, call)
         home.began(call)
         return result_of(await call.outcome())
 

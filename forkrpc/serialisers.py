@@ -33,16 +33,15 @@ def keepable(values: "Values") -> bool:
 
     Integers are unbounded, but only deliberate ones are long.
     """
-    if SCALARS.issuperset(map(type, values)):
-        return len(values) <= MOST_SCALARS
-    return (
-        len(values) <= MOST_SCALARS
-        and TEXTS.issuperset(map(type, values))
-        and all(
-            len(value) <= LONGEST_TEXT
-            for value in values
-            if type(value) is str or type(value) is bytes
-        )
+    if len(values) == 1 and type(values[0]) not in TEXTS:
+        return False  # as most often, and faster
+    kinds = set(map(type, values))
+    if not kinds <= TEXTS or len(values) > MOST_SCALARS:
+        return False
+    return kinds <= SCALARS or all(
+        len(value) <= LONGEST_TEXT
+        for value in values
+        if type(value) is str or type(value) is bytes
     )
 
 
@@ -87,13 +86,18 @@ class PickleCodec(Codec):
 
     def __init__(self, define: "Callable[[bytes], None]") -> None:
         super().__init__(self._dumps, pickle_loads)
+        self.load = pickle_loads  # type: ignore[assignment, method-assign]
         self._define = define
         self.sent: set[classes.Group] = set()
 
     def dump(self, values: object) -> bytes:
-        body = classes.plain(values)
-        if body is not None:
-            return body
+        try:
+            body = pickle_dumps(values, classes.PROTOCOL)
+            # As `classes.plain`, which costs another call.
+            if classes.BY_NAME not in body or b"__main__" not in body:
+                return body
+        except Exception:  # PicklingError, TypeError, or whatever __reduce__ raises
+            pass
         try:
             return self._dumps(values)
         except Exception as error:
@@ -106,9 +110,6 @@ class PickleCodec(Codec):
                 self._define(definition)
             classes.mark(definitions, self.sent)
         return body
-
-    def load(self, body: "Buffer") -> "Any":
-        return pickle_loads(body)
 
     def learn(self, definition: "Buffer") -> None:
         """Take a DEFINE body from the peer, which then has that class itself."""

@@ -1,88 +1,103 @@
 """The parent's end of one worker's connection, without I/O.
 
-It pairs answers with calls and rules on the end.  A call is one entry in `unsent`, made
-by one append; `take` moves entries to `pending` together with their bytes, `handle`
-moves them on together with their results, each by one call into C (`wire.at_once`).  So
-whatever interrupts, a call is in exactly one place, and settles exactly once.
-
-Calls whose arguments nobody can change (`serialisers.keepable`) wait as tuples and are
-serialised many at once; all others are serialised when they are made.
+It pairs answers with calls and rules on the end.  A call is two items of `unsent`, put
+there by one `extend`: what is to be sent, and who gets the outcome.  `take` moves them
+through `staged` to `pending` and into a frame, `handle` moves them on together with
+their results, each by one call into C (`atomic.together`).  So whatever interrupts, a
+call is in exactly one place, and settles exactly once.
 """
 
-from _pickle import dumps as pickle_dumps
 from _queue import SimpleQueue
 from collections import deque
-from functools import partial
 from itertools import islice
 
-from . import wire
-from .awaiter import CALLBACKS, Awaiter, Failure, Withdrawn, is_withdrawn, numbering
-from .classes import PROTOCOL
-from .entries import Eager, encode_eager
+from . import atomic, wire
+from .awaiter import CALLBACKS, Awaiter, Withdrawn, is_withdrawn, numbering
+from .entries import Definition, framed
 from .errors import ProtocolError, SerialiserError
-from .gate import is_interrupt
 from .items import Items, Streams
-from .outcome import name_call, unpack
-from .serialisers import Codec, PickleCodec
+from .loading import Failure, Loader
+from .serialisers import SCALARS, Codec, PickleCodec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from .death import Death
     from .life import Life
 
-    Target = Any  # a callback, or an Awaiter; of a definition: None
-    Entry = tuple[Any, ...]  # (*arguments, target), or an Eager
+    Target = Any  # a callback, a queue, or an Awaiter; of a definition: None
 
 
 MOST_CALLS = 512  # in one frame; measured: more gain nothing
+LOW = 256  # calls under way below which whoever reads sends more
+
+_NOTHING: "frozenset[object]" = frozenset()
 
 
 class Session:
     """Calls and answers of one worker.
 
     name: the function's, for messages.
-    ready: (function, argument) pairs to be called in order, in the callbacks' thread.
+    ones: types of an only argument that may be put into `unsent` as it is; empty when
+    no calls are taken, or the serialiser takes one call at a time.
+    gather: length of `unsent` at which its calls are to be sent.
+    last: its only item is the id of the last call that was taken.
+    ready: (functions, arguments) pairs of sequences, to be called in order, in the
+    callbacks' thread.
     futures: (future, outcome) pairs, to be settled in the reactor's thread.
-
-    sent: id of the last call that was taken.
+    varied: whether an Awaiter or a stream was ever among the targets; set before.
 
     A target that is a queue is a thread that waits: its outcome is put there.
     """
 
     answers = frozenset([wire.RESULT, wire.ERROR])  # kinds of frames
+    in_order = True  # as answers come, so that a call that is alone may take the lane
 
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.codec: Codec
-        self.packs = False
-        self.unsent: deque[Entry] = deque()
+        self.loader: Loader
+        self.ones: frozenset[object] = _NOTHING
+        self.gather = 2
+        self.unsent: deque[Any] = deque()
+        self.staged: list[Any] = []
         self.pending: Any = deque()  # of targets
-        self.ready: deque[tuple[Callable[[Any], object], object]] = deque()
+        self.last = deque([0], maxlen=1)
+        self.ready: deque[tuple[Sequence[Any], Iterable[Any]]] = deque()
         self.futures: deque[tuple[Awaiter, object]] = deque()
+        self.varied = False
         self.withdrawn = Withdrawn(self.unsent, self.futures)
+        self.streams = Streams()
         self.decoder = wire.Decoder(limit)
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
         self.retired = False
         self.setup_failure: str | None = None
-        self.sent = 0
-        self.streams = Streams()
         self._recovered = 0  # id of the last call whose result was read from the page
 
     def use(self, codec: Codec) -> None:
         self.codec = codec
-        self.packs = codec.packs
+        self.loader = Loader(self.name, codec)
+        self.ones = SCALARS if codec.packs else _NOTHING
+
+    def take_no_more(self) -> None:
+        """From now on no call goes the shortest way into `unsent`."""
+        self.ones = _NOTHING
+
+    @property
+    def sent(self) -> int:
+        """The id of the last call that was taken."""
+        return self.last[0]
 
     def outstanding(self) -> int:
         """Return how many calls have no answer."""
-        return len(self.unsent) - self.withdrawn.count + len(self.pending)
+        waiting = (len(self.unsent) + len(self.staged)) // 2
+        return waiting - self.withdrawn.count + len(self.pending)
 
-    def ahead(self, _life: "Life") -> "Sized":
-        """Return what is as long as there are calls that the worker has still to do."""
-        return self.pending  # type: ignore[no-any-return]
+    def follow(self, life: "Life") -> None:
+        """Learn of the worker's life, before the first call."""
 
     def limits(self) -> "tuple[Any, ...]":
         """Return arguments for `Life.limit_calls`, behind the timeout."""
@@ -90,81 +105,63 @@ class Session:
 
     def define(self, definition: bytes) -> None:
         """Queue a DEFINE body, before the call that needs it."""
-        self.unsent.append(Eager((definition, False, None)))
+        self.unsent.extend((Definition(definition), None))
 
     def head(self) -> int:
         """Return the id of the oldest call without an answer, 0 if there is none."""
-        return self.sent - len(self.pending) + 1 if self.pending else 0
+        pending = len(self.pending)
+        return self.last[0] - pending + 1 if pending else 0
+
+    def must_send(self) -> bool:
+        """Reckon anew how many calls may gather; return whether some are to be sent.
+
+        As many gather as the worker still has to do, so that frames grow and it never
+        runs dry; while little is under way each is sent at once.
+        """
+        under_way = len(self.pending)
+        self.gather = 2 * min(under_way or 1, MOST_CALLS)
+        return bool(self.unsent or self.staged) and under_way < LOW
+
+    def call_soon(self, function: "Callable[[Any], object]", argument: object) -> None:
+        """Have *function* called behind the callbacks that are ready."""
+        self.ready.append(((function,), (argument,)))
 
     def take(self, frames: "deque[tuple[bytes, tuple[int, ...]]]") -> None:
         """Move the oldest unsent calls to *frames*, as one frame.
 
         There is at least one, perhaps withdrawn; the caller holds a lock.
         """
-        first = self.sent + 1
-        room = MOST_CALLS
-        if self.withdrawn.count and not (room := self.withdrawn.drop(room)):
-            return
-        if len(self.unsent) == 1 and type(self.unsent[0]) is not Eager:
-            self._take_one(frames, self.unsent[0], first)
-            return
-        entries = list(islice(self.unsent, room))
-        if isinstance(entries[0][-1], Items):
-            self._take_stream(frames, first)
-            return
-        if type(entries[0]) is Eager:
-            taken, data = encode_eager(entries, first)
+        staged, unsent = self.staged, self.unsent
+        if not staged:
+            count = min(len(unsent), 2 * MOST_CALLS)
+            staged.extend(atomic.leftmost(unsent, count))
+        if self.varied:
+            self.withdrawn.sift(staged)
+            if not staged:
+                return
+        first = self.last[0] + 1
+        numbers: list[Callable[[], object]] = []
+        if self.varied and isinstance(staged[1], Items):
+            count = 1
+            data, *numbers = self.streams.sending(staged[0], staged[1], first)
+            targets = [staged[1]]
         else:
-            kinds = list(map(type, entries))
-            taken = kinds.index(Eager) if Eager in kinds else len(kinds)
-            calls = [entry[:-1] for entry in entries[:taken]]
-            data = wire.encode(
-                wire.CALL,
-                pickle_dumps(calls, PROTOCOL),
-                flags=wire.PACKED,
-                count=taken,
-                first=first,
-            )
-        targets = [entry[-1] for entry in entries[:taken]]
-        sent = first - 1 + taken
-        numbers = numbering(first, targets)
-        if targets[0] is None:  # a definition, which no one waits for
-            targets, sent = [], first - 1
-        wire.at_once(
-            partial(frames.append, (data, ())),
-            self._entering(first, targets),
-            *numbers,
-            wire.dropping(self.unsent, taken),
-            partial(setattr, self, "sent", sent),
-        )
+            count, data = framed(staged[::2], first)
+            targets = staged[1 : 2 * count : 2]
+            if self.varied:
+                numbers = numbering(first, targets)
+        if targets[0] is None:  # a definition
+            targets, first = [], first - count
+        enter, entering = self._entry(first, targets)
+        steps: Any = (frames.append, enter, self.last.append, staged.__delitem__)
+        given: Any = ((data, ()), entering, first - 1 + count, slice(0, 2 * count))
+        if numbers:
+            steps, given = (*steps, atomic.drop), (*given, atomic.doing(numbers))
+        atomic.together(steps, given)
 
-    def _take_one(self, frames: "Any", entry: "Entry", first: int) -> None:
-        """As `take`, for the one call that there is."""
-        body = pickle_dumps([entry[:-1]], PROTOCOL)
-        data = wire.encode(wire.CALL, body, flags=wire.PACKED, first=first)
-        target = entry[-1]
-        number = numbering(first, [target]) if isinstance(target, Awaiter) else ()
-        wire.at_once(
-            partial(frames.append, (data, ())),
-            self._entering(first, [target]),
-            *number,
-            self.unsent.popleft,
-            partial(setattr, self, "sent", first),
-        )
-
-    def _take_stream(self, frames: "Any", first: int) -> None:
-        data, *steps = self.streams.sending(self.unsent[0], first)
-        wire.at_once(
-            partial(frames.append, (data, ())),
-            self._entering(first, [self.unsent[0][-1]]),
-            self.unsent.popleft,
-            partial(setattr, self, "sent", first),
-            *steps,
-        )
-
-    def _entering(self, _first: int, targets: "list[Target]") -> "Any":
-        """Return the step that makes calls pending, with ids from *first* on."""
-        return partial(self.pending.extend, targets)
+    def _entry(self, _first: int, targets: "list[Target]") -> "tuple[Any, Any]":
+        """Return what makes calls pending, whose ids begin with *first*."""
+        return self.pending.extend, targets
 
     def cancelling(self, _target: Awaiter) -> "bytes | None":
         """Return the frame that cancels a call that was sent, None if nothing does."""
@@ -179,18 +176,19 @@ class Session:
             if kind in self.answers:
                 self._settle(frame)
             elif kind == wire.EVENT:
-                item = (self._event, frame.body)
-                wire.at_once(partial(self.ready.append, item), frames.popleft)
-            elif kind == wire.ITEM:
-                wire.at_once(
-                    *self.streams.arriving(frame, self._outcomes), frames.popleft
+                item = (self._event,), (frame.body,)
+                atomic.together(
+                    (self.ready.append, atomic.drop), (item, atomic.leftmost(frames, 1))
                 )
+            elif kind == wire.ITEM:
+                steps = self.streams.arriving(frame, self.loader.items)
+                atomic.at_once(*steps, frames.popleft)
             else:
                 self._other(frame)
                 frames.popleft()
 
     def _settle(self, frame: wire.Frame) -> None:
-        skip = self.sent - len(self.pending) + 1 - frame.first
+        skip = self.last[0] - len(self.pending) + 1 - frame.first
         count = frame.count - skip  # some may have been read from the page before
         again = frame.first + min(frame.count, skip) - 1
         if (
@@ -202,20 +200,17 @@ class Session:
             raise ProtocolError(f"{frame!r}, call {self.head()} was to be answered")
         if count <= 0:
             self.decoder.frames.popleft()
-            return
-        if frame.flags and count == 1 and type(self.pending[0]) is SimpleQueue:
-            value = self._loaded(frame)[-1]
-            put = partial(self.pending[0].put, value)
-            wire.at_once(put, self.pending.popleft, self.decoder.frames.popleft)
-            return
-        outcomes = self._outcomes(frame)
-        self._commit(outcomes[skip:], self.decoder.frames.popleft)
+        elif frame.flags & wire.PACKED:
+            results = self.loader.results(frame)
+            self._commit(results[skip:] if skip else results, failed=False, frames=1)
+        else:
+            self._commit(self.loader.outcomes(frame)[skip:], failed=True, frames=1)
 
     def recover_items(self, items: Items, kept: "list[tuple[bool, Any]]") -> None:
         """Hand over what stood in the worker's page, behind all that was received."""
-        load, at = self._load_result, items.call_id
+        load, at = self.loader.result, items.call_id
         found = [load(value, at) if is_body else value for is_body, value in kept]
-        wire.at_once(*items.adding(found))
+        atomic.at_once(*items.adding(found))
 
     def look(self, life: "Life") -> None:
         """Settle calls whose results a worker holds that is stuck, or dead."""
@@ -228,126 +223,71 @@ class Session:
         outcomes: list[object] = []
         first = self.head()
         for call_id, (is_body, value) in enumerate(kept, first):
-            outcomes.append(self._load_result(value, call_id) if is_body else value)
+            outcomes.append(self.loader.result(value, call_id) if is_body else value)
         self._recovered = first - 1 + len(outcomes)
-        self._commit(outcomes)
+        self._commit(outcomes, failed=True, frames=0)
 
-    def _commit(self, outcomes: "list[Any]", *also: "Callable[[], object]") -> None:
-        """Hand the oldest calls their outcomes."""
-        count = len(outcomes)
-        targets = list(islice(self.pending, count))
-        self._hand_out(targets, outcomes, wire.dropping(self.pending, count), *also)
+    def _commit(self, outcomes: "list[Any]", *, failed: bool, frames: int) -> None:
+        """Hand the oldest calls their outcomes, and drop so many *frames*.
 
-    def _hand_out(
-        self,
-        targets: "list[Target]",
-        outcomes: "list[Any]",
-        *also: "Callable[[], object]",
-    ) -> None:
-        """Give *targets* their outcomes, and do *also*, by one call into C."""
-        ready: Any = zip(targets, outcomes, strict=True)
-        puts: list[Any] = []
-        if Failure in map(type, outcomes) or not CALLBACKS.issuperset(
-            map(type, targets)
+        failed: whether there may be a Failure among the outcomes.
+        """
+        pending, count = self.pending, len(outcomes)
+        targets: Any = list(islice(pending, count))
+        settles: Sequence[Callable[[Any], object]] = ()
+        settled: Sequence[Any] = ()
+        if not CALLBACKS.issuperset(map(type, targets)) or (
+            failed and Failure in map(type, outcomes)
         ):
-            ready, puts = self._sorted(targets, outcomes)
-        wire.at_once(
-            *puts,
-            partial(self.ready.extend, ready),
-            *also,
+            targets, outcomes, settles, settled = self._sorted(targets, outcomes)
+        if targets:
+            settles = (*settles, self.ready.append)
+            settled = (*settled, (targets, outcomes))
+        atomic.together(
+            (*settles, atomic.drop, atomic.drop),
+            (
+                *settled,
+                atomic.leftmost(pending, count),
+                atomic.leftmost(self.decoder.frames, frames),
+            ),
         )
 
     def _sorted(
         self, targets: "list[Any]", outcomes: "list[Any]"
-    ) -> "tuple[list[tuple[Any, object]], list[Any]]":
-        """Return (callbacks to run, steps that settle the others)."""
-        ready: list[tuple[Any, object]] = []
-        puts: list[Any] = []
+    ) -> "tuple[list[Any], list[Any], list[Any], list[Any]]":
+        """Return callbacks with their arguments, and what settles the others."""
+        ready: list[Any] = []
+        arguments: list[Any] = []
+        settles: list[Any] = []
+        settled: list[Any] = []
         for target, outcome in zip(targets, outcomes, strict=True):
             if isinstance(target, Items):
-                puts += self.streams.ending(target, outcome)
+                settles.append(atomic.drop)
+                settled.append(atomic.doing(self.streams.ending(target, outcome)))
                 if target.closed and isinstance(outcome, Failure):
-                    ready.append((self.on_error, outcome.error))  # nobody else is told
+                    ready.append(self.on_error)  # nobody else is told
+                    arguments.append(outcome.error)
             elif isinstance(target, SimpleQueue):
-                puts.append(partial(target.put, outcome))
+                settles.append(target.put)
+                settled.append(outcome)
             elif isinstance(target, Awaiter):
                 inbox = self.futures if target.inbox is None else target.inbox
-                puts.append(partial(inbox.append, (target, outcome)))
+                settles.append(inbox.append)
+                settled.append((target, outcome))
             elif isinstance(outcome, Failure):
-                ready.append((self.on_error, outcome.error))
+                ready.append(self.on_error)
+                arguments.append(outcome.error)
             else:
-                ready.append((target, outcome))
-        return ready, puts
-
-    def _outcomes(self, frame: wire.Frame) -> "list[Any]":
-        """Return the results, or Failures, of a frame."""
-        if frame.flags & wire.ENDED:
-            return [None]
-        if frame.flags & wire.PACKED:
-            return self._loaded(frame)
-        bodies = enumerate(frame.bodies(), frame.first)
-        if frame.kind == wire.ERROR:
-            return [self._load_error(body, call_id) for call_id, body in bodies]
-        return [self._load_result(body, call_id) for call_id, body in bodies]
-
-    def _loaded(self, frame: wire.Frame) -> "list[Any]":
-        """Return the results of a PACKED frame.  Raise ProtocolError."""
-        values = frame.loaded(self.codec.load)
-        results = values if isinstance(values, list) else []
-        if len(results) != frame.count:
-            raise ProtocolError(f"{len(results)} results in {frame!r}")
-        return results
-
-    def _load_error(self, body: "Any", call_id: int) -> Failure:
-        try:
-            error = self._unpack(body)
-        except Exception as problem:  # what the library itself wrote does not load
-            return Failure(self._unloadable("the exception", call_id, problem))
-        if getattr(error, "call", None) is None:
-            name_call(error, self.text_of(call_id))
-        return Failure(error)
-
-    def _load_result(self, body: "Any", call_id: int) -> object:
-        try:
-            (value,) = self.codec.load(body)
-        except BaseException as error:  # runs the user's code, which may raise anything
-            if is_interrupt(error):
-                raise  # the frame stays, for whoever reads next
-            return Failure(self._unloadable("the result", call_id, error))
-        return value
-
-    def _unpack(self, body: "Any") -> Exception:
-        if self.codec.trusted:
-            from _pickle import loads
-
-            return unpack(
-                loads(body), lambda blob: self.codec.load(blob)[0], is_interrupt
-            )
-        from .serialisers import PAIRS
-
-        (packed,) = PAIRS["data"]()[1](body)
-        return unpack(packed, None)  # type: ignore[arg-type]
-
-    def _unloadable(self, what: str, call_id: int, cause: BaseException) -> Exception:
-        kind = type(cause).__name__
-        error = SerialiserError(
-            f"{what} of {self.name} cannot be loaded: {kind}: {cause}"
-        )
-        error.__cause__ = cause if isinstance(cause, Exception) else None
-        error.call = self.text_of(call_id)
-        return error
+                ready.append(target)
+                arguments.append(outcome)
+        return ready, arguments, settles, settled
 
     def _event(self, body: "Any") -> None:
         """Call `on_event`.  Runs in the callbacks' thread."""
-        try:
-            args = self.codec.load(body)
-        except BaseException as error:  # as in _outcome
-            kind = type(error).__name__
-            self.on_error(
-                SerialiserError(f"an event cannot be loaded: {kind}: {error}")
-            )
-            return
-        if self.on_event is None:
+        args = self.loader.event(body)
+        if isinstance(args, Failure):
+            self.on_error(args.error)
+        elif self.on_event is None:
             self.on_error(
                 SerialiserError(
                     f"event {args!r:.200} from {self.name}, but no on_event was given"
@@ -366,30 +306,32 @@ class Session:
         elif frame.kind != wire.READY:
             raise ProtocolError(f"{frame!r} from a worker")
 
-    def text_of(self, call_id: int) -> str:
-        """Return a short text of a call."""
-        return f"call {call_id} of {self.name}"
-
     def fail_all(self, death: "Death") -> int:
         """Fail every call that has no answer; return how many there were.
 
         Those with a callback are not told one by one: `on_error` is called for all.
         """
+        atomic.together(
+            (self.unsent.extendleft, self.staged.__delitem__),
+            (self.staged[::-1], slice(None)),
+        )
         failed = 0
-        for queue in (self.pending, self.unsent):
+        for queue, width in (self.pending, 1), (self.unsent, 2):
             call_id = self.head() or self.sent + 1
             while queue:
-                target = queue[0][-1] if queue is self.unsent else queue[0]
+                target = queue[width - 1]
                 if is_withdrawn(target):
                     self.withdrawn.drop_one()
                     continue
+                settles: list[Any] = []
+                settled: list[Any] = []
                 if isinstance(target, (SimpleQueue, Awaiter)):
                     error = death.error_of(call_id)
-                    error.call = self.text_of(call_id)
-                    _, puts = self._sorted([target], [Failure(error)])
-                    wire.at_once(*puts, queue.popleft)
-                else:
-                    queue.popleft()
+                    error.call = self.loader.text_of(call_id)
+                    *_, settles, settled = self._sorted([target], [Failure(error)])
+                atomic.together(
+                    (*settles, atomic.drop), (*settled, atomic.leftmost(queue, width))
+                )
                 if target is not None:  # no definition
                     failed += 1
                     call_id += 1

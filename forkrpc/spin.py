@@ -12,9 +12,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .wire import Header
+
+    Recv = Callable[..., bytes]
+
 LONGEST = 50e-6  # seconds; more wins nothing, and is taken from others
 WORTH_IT = 200e-6  # seconds; a wait this short is mostly the waking up
 TRIES = 32  # misses in a row after which it rests
+LOOKS = 8  # each takes about 1.2 us
 REST = 96  # waits without a look; then both sides try again, and soon together
 
 
@@ -23,37 +28,59 @@ class Spin:
 
     Both sides have to be awake for a hit.  Where they share one processor, by choice
     or by the scheduler's, none comes, and looking would only hold up the other side.
+
+    looks: how often to look before the clock is asked.
+    misses: how often in a row nothing came.
     """
 
     def __init__(self) -> None:
         self._useful = usable_cpus() > 1
-        self._misses = 0
+        self.looks = LOOKS if self._useful else 1
+        self.misses = 0
         self._rest = 0  # waits still to come without a look
         self._since = 0.0
+
+    def look_on(
+        self, look: "Callable[[Recv, int], Header | None]", recv: "Recv"
+    ) -> "Header | None":
+        """Go on looking, when the first looks found nothing; return what was found.
+
+        None when the time is up, and when the peer has broken the connection.
+        """
+        end = self._end()
+        while monotonic() < end:
+            try:
+                header = look(recv, LOOKS)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                return None
+            self.found()
+            return header
+        if end:
+            self._miss(1)
+        return None
+
+    def found(self) -> None:
+        """Learn that something came while looking."""
+        self.misses = 0
 
     def until(self, look: "Callable[[], bool]") -> bool:
         """Call *look* until it is true or the time is up; return what it said last."""
         if look():
             return True
-        if self._rest or not self._useful:
-            self._rest -= self._useful
-            return False
-        self._since = since = monotonic()
-        end = since + LONGEST
+        end = self._end()
         while monotonic() < end:
             if look():
-                self._misses = 0
+                self.found()
                 return True
-        self._miss(1)
+        if end:
+            self._miss(1)
         return False
 
     def begins(self) -> bool:
         """Return whether to look now, and for how long: as long as `goes_on`."""
-        if self._rest or not self._useful:
-            self._rest -= self._useful
-            return False
-        self._since = monotonic()
-        return True
+        return self._end() > 0
 
     def goes_on(self) -> bool:
         if monotonic() < self._since + LONGEST:
@@ -61,15 +88,22 @@ class Spin:
         self._miss(1)
         return False
 
-    def hit(self) -> None:
-        self._misses = 0
+    def _end(self) -> float:
+        """Return the time at which looking ends, 0: look no more."""
+        if self._rest or not self._useful:
+            self._rest -= self._useful
+            if self._useful and not self._rest:
+                self.looks = LOOKS
+            return 0.0
+        self._since = monotonic()
+        return self._since + LONGEST
 
     def woken(self) -> None:
-        """Learn from a sleep that began behind `until` and has ended now."""
+        """Learn from a sleep that began behind looks in vain and has ended now."""
         if not self._rest and monotonic() - self._since > WORTH_IT:
             self._miss(TRIES // 4)
 
     def _miss(self, count: int) -> None:
-        self._misses += count
-        if self._misses >= TRIES:
-            self._misses, self._rest = 0, REST
+        self.misses += count
+        if self.misses >= TRIES:
+            self.misses, self._rest, self.looks = 0, REST, 1

@@ -13,10 +13,11 @@ from functools import partial
 from itertools import count
 from operator import is_not
 
-from .awaiter import Failure
+from .atomic import at_once
 from .errors import ClosedError
 from .items import Items
-from .wire import WINDOW, WINDOW_BYTES, at_once
+from .loading import Failure
+from .wire import WINDOW, WINDOW_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Stream(filter):  # type: ignore[type-arg]
         take = map(batch.__getitem__, count())
         self = super().__new__(cls, partial(is_not, _NOTHING), take)
         self._batch = batch  # first: who is interrupted now drops it, and so closes it
-        connection.submit((*args, batch.source.items), kwargs, alone=True)
+        connection.stream(args, kwargs, batch.source.items)
         return self
 
     def close(self) -> None:

@@ -12,7 +12,8 @@ A connection opens, in both directions, with GREETING.  Then frames follow:
 
 all little endian.  The body of a frame with PACKED in its flags is one serialised list
 of `count` items; with another count than 1 it is a table of `count` u32 lengths and the
-bodies behind it; else it is one body.
+bodies behind it; else it is one body.  An item of a PACKED CALL is the tuple of its
+arguments, or, with ONES in the flags, its only argument.
 
 A stream is a call whose function yields items.  It is made by one STREAM frame, whose
 `first` is its id among the calls, and answered by
@@ -37,12 +38,12 @@ CANCEL goes both ways, without a body: the program asks to cancel the call `firs
 worker tells that this call was cancelled, which is its answer.
 """
 
+from _socket import MSG_DONTWAIT
 from _struct import Struct
 from collections import deque
 from functools import partial
-from itertools import repeat
-from operator import methodcaller
 
+from .atomic import drop, leftmost, together
 from .errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     Buffer = bytes | bytearray | memoryview
+    # kind, flags, handles, count, first, buffers, length
+    Header = tuple[int, int, int, int, int, int, int]
 
 VERSION = 1
 GREETING = b"frkrpc\x00" + bytes([VERSION])
@@ -66,10 +69,10 @@ STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT = range(32, 41)
 # From a template to the parent.
 STARTED, REFUSED, EXITED, PONG = range(48, 52)
 
-PACKED, KEYWORDS = 1, 2  # flags of calls and results
+PACKED, KEYWORDS, ONES = 1, 2, 8  # flags of calls and results
 SCATTERED = 4  # flag of results and errors
 FOR_GOOD = 1  # flag of CLOSE: the program ends
-ENDED = 8  # flag of a stream's RESULT
+ENDED = 32  # flag of a stream's RESULT
 WITHDRAWN = 16  # flag of STREAM: it was closed before it was sent; no body
 
 WINDOW = 64  # items that a stream may be ahead of who takes them
@@ -77,13 +80,14 @@ WINDOW_BYTES = 256 << 10  # the same in bytes; the item that reaches it is still
 
 _HEADER = Struct("<BBHIQQQ")
 _TAKEN = Struct("<Q")
-_unpack = _HEADER.unpack_from
+_pack, _unpack = _HEADER.pack, _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
 LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
 LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
-_call = methodcaller("__call__")
+_AT_ONCE = (MSG_DONTWAIT,)
+
 _KINDS = frozenset(
     [CALL, CLOSE, DEFINE, CANCEL, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
     + [STREAM, CREDIT, STOP, ITEM]
@@ -124,11 +128,13 @@ class Frame:
         table = Struct(f"<{self.count}I")
         if table.size > len(self.body):
             raise ProtocolError(f"table of {self.count} lengths in {self!r}")
-        bodies, at = [], table.size
-        for length in table.unpack_from(self.body):
-            bodies.append(self.body[at : at + length])
+        whole = bytes(self.body)  # bodies that share a frame are small
+        bodies: list[bytes | memoryview] = []
+        at = table.size
+        for length in table.unpack_from(whole):
+            bodies.append(whole[at : at + length])
             at += length
-        if at != len(self.body):
+        if at != len(whole):
             raise ProtocolError(f"bodies of {at} bytes in {self!r}")
         return bodies
 
@@ -176,6 +182,11 @@ def encode(
     return b"".join((header, body))
 
 
+def encode_one(kind: int, flags: int, first: int, body: bytes) -> bytes:
+    """As `encode`, for the frame of one call or result."""
+    return _pack(kind, flags, 0, 1, first, 0, len(body)) + body
+
+
 def encode_bodies(
     kind: int,
     bodies: "list[bytes]",
@@ -216,21 +227,6 @@ def taken_of(frame: Frame) -> int:
         raise ProtocolError(f"{frame!r} tells no number")
     taken: int = _TAKEN.unpack(frame.body)[0]
     return taken
-
-
-def at_once(*steps: "Callable[[], object]") -> None:
-    """Execute C functions one after another with no bytecode in between.
-
-    A signal handler can raise between any two bytecodes of the main thread, and
-    another thread can run there.  What must not be torn is therefore one call into C:
-    *steps* are `functools.partial` objects or bound methods of builtin types.
-    """
-    deque(map(_call, steps), 0)
-
-
-def dropping(queue: "deque[Any]", count: int) -> "Callable[[], object]":
-    """Return a step for `at_once` that removes *count* items from the left."""
-    return partial(deque, map(deque.popleft, repeat(queue, count)), 0)
 
 
 class Decoder:
@@ -276,29 +272,48 @@ class Decoder:
         except BlockingIOError:
             self._reading = False
             raise
-        data = chunks[-1]
-        got = len(data)
+        got = len(chunks[-1])
         if needed:
             self._have += got
             if got and self._have >= needed:
                 self.parse()
-        elif (len(chunks) > 1 or not self._is_one_frame(data)) and got:
+        elif got:
             self.parse()
         self._reading = False
         return got
 
-    def _is_one_frame(self, data: bytes) -> bool:
-        """Take *data* at once if it is just one small frame, as most often."""
-        if not HEADER_BYTES <= len(data) < SMALL or not self._greeted:
-            return False
-        kind, flags, handles, count, first, buffers, length = _unpack(data)
-        if HEADER_BYTES + length != len(data) or kind not in _KINDS or buffers:
-            return False
-        if not count or length > self._limit:
-            return False
-        frame = Frame(kind, flags, handles, count, first, data[HEADER_BYTES:])
-        at_once(self.chunks.clear, partial(self.frames.append, frame))
-        return True
+    def look(self, recv: "Callable[..., bytes]", looks: int) -> "Header | None":
+        """Read once, without waiting; return the header of a small frame that came
+        alone, or None.
+
+        For whoever expects just that.  The frame stays in `chunks`, as its only item:
+        the caller takes it out in one step with what it means.  With None, `receive`
+        comes next: it finds what was read.  Nothing may be left from earlier reads
+        (`at_rest`).  Raise BlockingIOError when so many looks found nothing, and what
+        else *recv* raises.
+        """
+        self._reading = True
+        chunks, size = self.chunks, (self._size,)
+        while not chunks:
+            try:
+                chunks.extend(map(recv, size, _AT_ONCE))
+            except BlockingIOError:
+                looks -= 1
+                if looks <= 0:
+                    self._reading = False
+                    raise
+        data = chunks[0]
+        if not HEADER_BYTES <= len(data) < SMALL:
+            return None
+        header = _unpack(data)
+        kind, _, _, count, _, buffers, length = header
+        if kind not in _KINDS or buffers or count != 1 or length > self._limit:
+            return None
+        return header if HEADER_BYTES + length == len(data) else None
+
+    def at_rest(self) -> bool:
+        """Return whether nothing is left from earlier reads."""
+        return self._greeted and not (self.chunks or self.frames)
 
     def parse(self) -> None:
         """Move whole frames from `chunks` to `frames`.  Raise ProtocolError."""
@@ -310,13 +325,12 @@ class Decoder:
             data = self._greet(data)
         frames, used, needed, broken = self._split(data)
         rest = data[used:] if used else data
-        at_once(
-            chunks.clear,
-            partial(chunks.extend, [rest] if rest else ()),
-            partial(self.frames.extend, frames),
-            partial(setattr, self, "_needed", needed),
-            partial(setattr, self, "_have", len(rest)),
+        together(
+            (drop, chunks.extend, self.frames.extend),
+            (leftmost(chunks, len(chunks)), (rest,) if rest else (), frames),
         )
+        self._needed = needed  # behind it: too small a number only costs time
+        self._have = len(rest)
         if broken is not None:
             raise ProtocolError(broken)
 
@@ -326,10 +340,9 @@ class Decoder:
         if len(data) < len(GREETING):
             return data
         rest = data[len(GREETING) :]
-        at_once(
-            self.chunks.clear,
-            partial(self.chunks.extend, [rest] if rest else ()),
-            partial(setattr, self, "_greeted", True),
+        together(
+            (drop, self.chunks.extend, partial(setattr, self, "_greeted")),
+            (leftmost(self.chunks, len(self.chunks)), (rest,) if rest else (), True),
         )
         return rest
 

@@ -10,7 +10,9 @@ from interrupts import Interrupt, interrupt_everywhere
 
 
 def queue_of(*targets):
-    unsent = deque((number, target) for number, target in enumerate(targets))
+    unsent = deque()
+    for number, target in enumerate(targets):
+        unsent.extend((number, target))
     futures = deque()
     return unsent, futures, Withdrawn(unsent, futures)
 
@@ -24,7 +26,7 @@ def test_a_call_is_withdrawn_once_and_its_awaiter_is_to_be_told():
     assert withdrawn.count == 1
     assert is_withdrawn(target)
     assert list(futures) == [(target, CANCELLED)]
-    assert len(unsent) == 1
+    assert list(unsent) == [0, target]
 
 
 def test_a_call_that_was_sent_is_not_withdrawn():
@@ -37,19 +39,19 @@ def test_a_call_that_was_sent_is_not_withdrawn():
     assert not futures
 
 
-def test_withdrawn_calls_in_front_are_dropped_and_the_next_ones_counted():
+def test_withdrawn_calls_are_dropped_from_among_those_about_to_leave():
     targets = [Awaiter() for _ in range(6)]
     unsent, _, withdrawn = queue_of(*targets)
     for at in (0, 1, 4):
         withdrawn.add(targets[at])
+    staged = [unsent.popleft() for _ in range(8)]
 
-    assert withdrawn.drop(100) == 2
-    assert [target for _, target in unsent] == targets[2:]
+    withdrawn.sift(staged)
+
+    assert staged == [2, targets[2], 3, targets[3]]
     assert withdrawn.count == 1
-    assert withdrawn.drop(1) == 1
-    unsent.popleft(), unsent.popleft()
-    assert withdrawn.drop(100) == 1
-    assert [target for _, target in unsent] == targets[5:]
+    withdrawn.drop_one()
+    assert list(unsent) == [5, targets[5]]
     assert withdrawn.count == 0
 
 
@@ -58,9 +60,11 @@ def test_where_all_were_withdrawn_nothing_is_left():
     unsent, _, withdrawn = queue_of(*targets)
     for target in targets:
         withdrawn.add(target)
+    staged = list(unsent)
 
-    assert withdrawn.drop(100) == 0
-    assert not unsent
+    withdrawn.sift(staged)
+
+    assert not staged
     assert withdrawn.count == 0
 
 
@@ -81,16 +85,19 @@ def test_awaiters_get_the_ids_of_their_calls():
 def test_an_interrupt_leaves_a_call_withdrawn_or_not():
     def attempt(interrupted):
         target = Awaiter()
-        _, futures, withdrawn = queue_of(target)
+        unsent, futures, withdrawn = queue_of(target, print)
+        staged = list(unsent)
         try:
             with interrupted as raised:
                 withdrawn.add(target)
-                withdrawn.drop(10)
+                withdrawn.sift(staged)
         except Interrupt:
             pass
         assert bool(futures) is target.withdrawn
-        withdrawn.drop(10)
+        assert withdrawn.count == (target.withdrawn and target in staged)
+        withdrawn.sift(staged)
         assert withdrawn.count == 0
+        assert staged == [0, target, 1, print][2 * target.withdrawn :]
         return raised
 
     assert interrupt_everywhere(attempt, awaiter_module) > 20

@@ -403,13 +403,16 @@ def test_an_event_that_cannot_be_loaded_goes_to_on_error(template):
     assert [type(error) for error in errors] == [SerialiserError] * 3
 
 
-def test_a_death_is_told_to_on_error_once_for_all_calls(template):
-    errors, results = [], []
+def test_a_death_is_told_to_on_error_once_for_all_calls(template, tmp_path):
+    errors, results, path = [], [], tmp_path / "fifo"
+    os.mkfifo(path)
     proxy = template.run("run", on_error=errors.append)
+    proxy("gate", str(path), results.append)  # till all are made
     for call in [("echo", 1), ("hard_exit", 5), ("echo", 2), ("echo", 3)]:
         proxy(*call, results.append)
+    path.write_bytes(b"")
     assert proxy.join(LIMIT)
-    assert results == [1]
+    assert results == [b"", 1]
     assert [type(error) for error in errors] == [WorkerDied]
     assert errors[0].returncode == 5
 

@@ -19,7 +19,7 @@ from forkrpc.channel import Channel
 from forkrpc.death import Death
 from forkrpc.reactor import READ
 from forkrpc.serialisers import codec
-from forkrpc.session import Eager, Session
+from forkrpc.session import Session
 from helpers import open_descriptors, wait_until
 
 LIMIT = 10.0  # seconds; much more than it takes
@@ -39,6 +39,12 @@ class NotedSession(Session):
         super().handle()
 
 
+def put(session, *args_and_target):
+    """Queue a call whose arguments wait as they are."""
+    *args, target = args_and_target
+    session.unsent.extend((tuple(args), target))
+
+
 class Owner:
     """What a connection is to its channel."""
 
@@ -49,8 +55,8 @@ class Owner:
 
     def on_read(self):
         while self.session.ready:
-            function, argument = self.session.ready.popleft()
-            function(argument)
+            for function, argument in zip(*self.session.ready.popleft(), strict=True):
+                function(argument)
 
     def on_over(self):
         self.overs += 1
@@ -101,7 +107,7 @@ class Pair:
         self.channel.start(self.owner)
         if not watched:
             self.in_reactor(self.channel.read)  # the greeting
-            self.in_reactor(lambda: self.channel._want(READ, wanted=False))
+            self.in_reactor(lambda: self.channel._watch.want(READ, wanted=False))
 
     def in_reactor(self, function):
         """Call *function* where the reactor runs; return what it returned."""
@@ -120,7 +126,7 @@ class Pair:
     def send(self, *args):
         """Make a call whose result goes to the queue that is returned."""
         queue = SimpleQueue()
-        self.session.unsent.append((*args, queue))
+        put(self.session, *args, queue)
         self.channel.flush()
         return queue
 
@@ -180,7 +186,7 @@ def test_what_the_socket_does_not_take_at_once_follows(pair):
     large = bytes(1 << 20)
     for number in range(5):
         body = pickle.dumps((number, large))
-        pair.session.unsent.append(Eager((body, False, SimpleQueue())))
+        pair.session.unsent.extend((body, SimpleQueue()))
     pair.channel.flush()  # nobody reads yet: it returns all the same
     pair.channel.say_close()
 
@@ -216,7 +222,7 @@ def test_writing_to_a_worker_that_is_gone_is_no_error(pair):
 def test_who_interrupts_a_write_leaves_the_writing_to_it(pair):
     with pair.channel._writing:  # as in a signal handler
         pair.send(1)
-        assert len(pair.session.unsent) == 1
+        assert len(pair.session.unsent) == 2
 
     pair.in_reactor(pair.channel.tick)
 
@@ -279,7 +285,7 @@ def test_a_leader_reads_the_results_of_those_who_follow(pair):
 
 def test_the_reactor_reads_when_nobody_waits(pair):
     results = SimpleQueue()
-    pair.session.unsent.append((results.put,))
+    put(pair.session, results.put)
     pair.channel.flush()
 
     pair.peer.answer(42)
@@ -302,7 +308,7 @@ def test_the_reactor_reads_on_when_a_leader_leaves_calls_behind(pair):
 
 def test_callbacks_that_a_leader_reads_are_called_by_the_reactor(pair):
     threads = SimpleQueue()
-    pair.session.unsent.append((lambda _: threads.put(threading.get_ident()),))
+    put(pair.session, lambda _: threads.put(threading.get_ident()))
     waiter = Waiter(pair)
     wait_until(waiter.leads)
 
@@ -425,7 +431,7 @@ def test_nothing_is_written_behind_the_end(pair):
 
     pair.send(1)
 
-    assert len(pair.session.unsent) == 1
+    assert len(pair.session.unsent) == 2
     assert pair.peer.frames(wire.CALL) == []
 
 
@@ -500,7 +506,7 @@ def test_an_interrupt_anywhere_in_a_call_harms_no_other_call():
     for point in itertools.count():  # noqa: B007
         pair = Pair(watched=False)
         queue = SimpleQueue()
-        pair.session.unsent.append((1, queue))
+        put(pair.session, 1, queue)
         answered = False
         with interrupt_at(point, channel_module) as interrupt:
             try:
@@ -535,3 +541,23 @@ def wait_for(pair, waiter):
 
     wait_until(ended, LIMIT)
     return waiter.outcome
+
+
+def test_a_call_that_does_not_fit_the_socket_is_sent_as_the_peer_reads():
+    pair = Pair(watched=False)
+    pair.channel.flush()  # the greetings are out of the way: it goes the short one
+    body = pickle.dumps((bytes(4 << 20),))
+    results = []
+
+    def call():
+        results.append(pair.channel.exchange(body, SimpleQueue()))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    (frame,) = pair.peer.frames(wire.CALL)
+    pair.peer.answer(7)
+    thread.join(LIMIT)
+
+    assert len(frame.body) == len(body)
+    assert results == [7]
+    pair.close()

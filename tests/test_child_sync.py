@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import signal
 import sys
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from forkrpc import fds, outcome, progress, serialisers, wire
 from forkrpc.child import replies as replies_module
 from forkrpc.child import sync as sync_module
-from forkrpc.child.sync import Sync
+from forkrpc.child.sync import QUICK, STRIDE, Clock, Sync
 from forkrpc.errors import RemoteError, SerialiserError
+from forkrpc.system import LIFELINE_SIGNAL
 from helpers import run_program
 from interrupts import Interrupt, interrupt_everywhere
 
@@ -100,6 +102,17 @@ def calls(first, *several):
         pickle.dumps(list(several)),
         flags=wire.PACKED,
         count=len(several),
+        first=first,
+    )
+
+
+def ones(first, *values):
+    """Return one frame with calls that have one argument each."""
+    return wire.encode(
+        wire.CALL,
+        pickle.dumps(list(values)),
+        flags=wire.PACKED | wire.ONES,
+        count=len(values),
         first=first,
     )
 
@@ -276,7 +289,7 @@ def test_a_frame_that_no_program_sends_ends_the_worker():
         """
         import os, sys
         from forkrpc import fds, progress, serialisers, wire
-        from forkrpc.child.sync import Sync
+        from forkrpc.child.sync import QUICK, STRIDE, Clock, Sync
 
         def report(*error):
             reports.append(error)
@@ -485,3 +498,88 @@ def test_an_interrupt_behind_reading_holds_up_no_call_that_has_arrived():
         return raised
 
     assert interrupt_everywhere(attempt, wire) > 100
+
+
+# Calls with one argument.
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1],
+        [1, 2, 3],
+        [1, None, "text", 2.5, True, 1 << 70, [1], 2, 3],
+        [None] * 5,
+        [0.5] * 1200,
+        list(range(1100)),
+        [1 << 62, 1 << 63, 1 << 64, 7],
+    ],
+    ids=["one", "numbers", "mixed", "nothing", "floats", "many", "long"],
+)
+def test_calls_with_one_argument_are_answered_in_order(values):
+    status, found = serve(lambda value: value, ones(1, *values))
+
+    assert status == 0
+    assert found == results(*values)
+
+
+def test_a_call_that_fails_among_them_costs_itself_only():
+    def function(value):
+        return 12 // value
+
+    _, found = serve(function, ones(1, 3, 0, 4))
+
+    (_, _, three), (kind, number, error), (_, _, four) = found
+    assert (three, four) == (4, 3)
+    assert (kind, number, type(error)) == (wire.ERROR, 2, ZeroDivisionError)
+
+
+def test_a_worker_that_may_die_again_notices_that_the_program_had_gone():
+    made, _ = backend(lambda value: value, b"")
+    made._mortal, made._hung_up = True, lambda: True
+    before = signal.getsignal(LIFELINE_SIGNAL)
+    try:
+        made._may_die(False)
+        assert made._ended is None
+        made._may_die(True)
+    finally:
+        signal.signal(LIFELINE_SIGNAL, before)
+
+    assert made._ended == 0
+    assert made.program_gone
+
+
+# The clock.
+
+
+def test_the_clock_is_not_looked_at_behind_each_quick_call(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(sync_module, "monotonic", lambda: now[0])
+    clock = Clock(1)
+
+    assert clock.look_at == 1
+    now[0] += 1e-6
+    assert not clock.late(1, 0.0)
+    assert clock.look_at == 1 + STRIDE
+
+
+def test_a_slow_call_has_results_leave_and_is_followed_closely(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(sync_module, "monotonic", lambda: now[0])
+    clock = Clock(1)
+
+    now[0] += 2 * QUICK
+
+    assert clock.late(1, 200.0)
+    assert clock.look_at == 2
+
+
+def test_results_leave_at_their_deadline_however_quick_the_calls(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(sync_module, "monotonic", lambda: now[0])
+    clock = Clock(1)
+
+    now[0] += 1e-6
+
+    assert clock.late(1, 100.0)
+    assert not clock.late(2, 0.0)

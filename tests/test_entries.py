@@ -1,34 +1,54 @@
-"""Unit: calls that were serialised when they were made, as frames."""
+"""Unit: what waits to be sent, as frames."""
+
+import pickle
+from itertools import permutations
+
+import pytest
 
 from forkrpc import wire
-from forkrpc.entries import MOST_BYTES, Eager, encode_eager
-from forkrpc.items import Items
-
-
-def entries(*bodies, keywords=False):
-    return [Eager((body, keywords, id)) for body in bodies]
+from forkrpc.entries import MOST_BYTES, Definition, Keywords, Streamed, framed
 
 
 def test_bodies_share_a_frame():
-    assert encode_eager(entries(b"a", b"b"), 5) == (
+    assert framed([b"a", b"b"], 5) == (
         2,
         wire.encode_bodies(wire.CALL, [b"a", b"b"], first=5),
     )
 
 
 def test_a_definition_goes_alone():
-    several = [Eager((b"class", False, None)), *entries(b"a")]
+    assert framed([Definition(b"class"), b"a"], 5) == (
+        1,
+        wire.encode(wire.DEFINE, b"class"),
+    )
 
-    assert encode_eager(several, 5) == (1, wire.encode(wire.DEFINE, b"class"))
+
+@pytest.mark.parametrize(
+    ("calls", "flags"), [([1, "two"], wire.PACKED | wire.ONES), ([(), (1, 2)], 1)]
+)
+def test_what_nobody_can_change_is_serialised_together(calls, flags):
+    count, data = framed([*calls, b"body"], 5)
+
+    assert count == 2
+    assert data == wire.encode(
+        wire.CALL, pickle.dumps(calls, 5), flags=flags, count=2, first=5
+    )
 
 
-def test_calls_with_keywords_and_streams_and_many_bytes_begin_another_frame():
-    others = [
-        *entries(b"k", keywords=True),
-        Eager((b"s", False, Items())),
-        *entries(bytes(MOST_BYTES)),
-        Eager((b"class", False, None)),
-        ("no", "eager", id),
-    ]
-    for other in others:
-        assert encode_eager([*entries(b"a"), other, *entries(b"b")], 1)[0] == 1
+KINDS = [1, (1, 2), b"a", Keywords(b"k"), Definition(b"class")]
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [*permutations(KINDS, 2), *((each, Streamed(b"s")) for each in KINDS)],
+)
+def test_what_travels_otherwise_begins_another_frame(first, other):
+    assert framed([first, other, first], 1)[0] == 1
+
+
+@pytest.mark.parametrize("kind", [bytes, Keywords])
+def test_bodies_that_are_long_together_do_not_share_a_frame(kind):
+    half = kind(MOST_BYTES // 2)
+
+    assert framed([half, half, half], 1)[0] == 2
+    assert framed([kind(MOST_BYTES + 1), half], 1)[0] == 1

@@ -8,8 +8,9 @@ import pytest
 
 from forkrpc import future as future_module
 from forkrpc import program
-from forkrpc.awaiter import CANCELLED, Failure
+from forkrpc.awaiter import CANCELLED
 from forkrpc.future import CallFuture
+from forkrpc.loading import Failure
 from helpers import MS, wait_until
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from forkrpc import ProtocolError, wire
-from forkrpc.awaiter import Failure
-from forkrpc.entries import Eager
+from forkrpc import ProtocolError, atomic, wire
+from forkrpc.entries import Streamed
 from forkrpc.items import Items, Streams
+from forkrpc.loading import Failure
 
 
 def frame(call_id, count):
@@ -13,13 +13,13 @@ def frame(call_id, count):
 
 
 def do(steps):
-    wire.at_once(*steps)
+    atomic.at_once(*steps)
 
 
 def under_way(call_id=7):
     """Return (streams, items) of a stream that was sent."""
     streams, items = Streams(), Items()
-    data, *steps = streams.sending(Eager((b"body", False, items)), call_id)
+    data, *steps = streams.sending(Streamed(b"body"), items, call_id)
     do(steps)
     assert data == wire.encode(wire.STREAM, b"body", first=call_id)
     return streams, items
@@ -88,7 +88,9 @@ def test_a_stream_that_was_closed_before_it_was_sent_goes_without_its_arguments(
     streams, items = Streams(), Items()
     items.closed = True
 
-    data, *_ = streams.sending(Eager((b"body", True, items)), 1)
+    body = Streamed(b"body")
+    body.keywords = True
+    data, *_ = streams.sending(body, items, 1)
 
     assert data == wire.encode(wire.STREAM, flags=wire.WITHDRAWN, first=1)
 

@@ -9,9 +9,10 @@ import pytest
 
 from forkrpc import ProtocolError, RemoteError, WorkerDied, outcome, wire
 from forkrpc import overlapping as overlapping_module
-from forkrpc.awaiter import CANCELLED, Awaiter, Failure
+from forkrpc.awaiter import CANCELLED, Awaiter
 from forkrpc.death import Death
-from forkrpc.overlapping import KILL_GRACE, Ahead, Overlapping
+from forkrpc.loading import Failure
+from forkrpc.overlapping import KILL_GRACE, Overlapping
 from forkrpc.progress import OLDEST
 from forkrpc.serialisers import codec
 from interrupts import Interrupt, interrupt_everywhere
@@ -43,8 +44,9 @@ def session_with(*targets):
     session = Overlapping("m.f", wire.LIMIT)
     session.use(codec("pickle", session.define))
     session.on_error = print
+    session.varied = True
     for number, target in enumerate(targets):
-        session.unsent.append((number, target))
+        session.unsent.extend((number, target))
     send(session)
     session.decoder = wire.Decoder(greeted=True)
     return session
@@ -52,7 +54,7 @@ def session_with(*targets):
 
 def send(session):
     frames = deque()
-    while session.unsent:
+    while session.unsent or session.staged:
         session.take(frames)
     return frames
 
@@ -112,8 +114,9 @@ def test_callbacks_are_called_in_the_order_of_answers():
     told = []
     session = session_with(*[told.append] * 5)
     handle(session, packed([3, 1], ["c", "a"]), bodies([2], ["b"]))
-    for function, argument in session.ready:
-        function(argument)
+    for functions, arguments in session.ready:
+        for function, argument in zip(functions, arguments, strict=True):
+            function(argument)
 
     assert told == ["c", "a", "b"]
     assert list(session.pending) == [4, 5]
@@ -128,7 +131,7 @@ def test_each_way_to_wait_gets_its_answer():
 
     assert queue.get_nowait() == 1
     assert future.told == [2]
-    assert list(session.ready) == [(told.append, 3)]
+    assert list(session.ready) == [([told.append], [3])]
 
 
 def test_an_exception_names_its_call():
@@ -219,7 +222,7 @@ def test_a_call_that_was_answered_is_not_cancelled():
 
 def test_a_withdrawn_call_is_not_sent():
     session, future = session_with(), Future()
-    session.unsent.extend([(1, future), (2, print)])
+    session.unsent.extend((1, future, 2, print))
     assert session.withdrawn.add(future)
     send(session)
 
@@ -251,7 +254,7 @@ def test_a_death_fails_each_call_and_tells_whether_it_had_begun():
     queue, futures = SimpleQueue(), [Future() for _ in range(3)]
     session = session_with(queue, *futures, print)
     handle(session, packed([2], [0]))
-    session.unsent.append((0, last := Future()))
+    session.unsent.extend((0, last := Future()))
     failed = session.fail_all(Death("m.f", 1, -9, begun=3))
     settled(session)
 
@@ -270,9 +273,15 @@ def test_a_death_fails_each_call_and_tells_whether_it_had_begun():
 
 def test_the_worker_is_ahead_by_what_it_has_not_begun():
     session = session_with(*[print] * 10)
+    assert session.gather == 2 * 10
 
-    assert len(session.ahead(Life(begun=3))) == 7
-    assert len(Ahead(session, Life(begun=12))) == 0
+    session.follow(Life(begun=3))
+    assert session.gather == 2 * 7
+    session.follow(Life(begun=12))
+    assert session.gather == 2
+    assert not session.must_send()
+    session.unsent.extend((1, print))
+    assert session.must_send()
 
 
 def test_a_call_with_a_limit_is_the_one_that_the_page_names():

@@ -64,11 +64,46 @@ class Number(int):
     pass
 
 
-@pytest.mark.parametrize(
-    "value", [2**63, -(2**63) - 1, 10**100, "1", b"1", (), 1j, Number(1), object()]
-)
-def test_what_is_no_small_number_is_refused(page, value):
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**100])
+def test_a_number_of_more_than_64_bits_is_refused(page, value):
     assert not page.keep(0, value)
+
+
+@pytest.mark.parametrize("value", ["1", b"1", (), 1j, Number(1), object()])
+def test_what_is_no_number_is_not_kept_as_one(value):
+    assert type(value) not in progress.NUMBERS
+
+
+@pytest.mark.parametrize("value", [None, True, 7, 1.5])
+def test_results_of_one_type_need_no_tags(page, value):
+    page.keep(0, 3)  # a tag of an earlier use
+    page.begin(1, type(value))
+    slots = page.slots_of(type(value))
+    slots[0] = slots[1] = value
+
+    found = page.kept(0, 2)
+
+    assert all(same(one, value) for _, one in found)
+    assert len(found) == 2
+
+
+def test_results_of_one_type_are_told_apart_from_others_behind_them(page):
+    page.begin(1, float)
+    page.slots_of(float)[0] = 0.5
+    page.tell_apart(1)
+    page.keep(1, 7)
+    page.keep_body(2, b"body", 0)
+
+    assert page.kept(0, 3) == [(False, 0.5), (False, 7), (True, b"body")]
+
+
+def test_bodies_of_one_kind_are_told_apart_from_a_number_behind_them(page):
+    page.begin(1, bytes)
+    page.keep_body(0, b"body", 0)
+    page.tell_apart(1)
+    page.keep(1, None)
+
+    assert page.kept(0, 2) == [(True, b"body"), (False, None)]
 
 
 @given(st.lists(numbers, min_size=1, max_size=20), st.data())

@@ -29,15 +29,12 @@ from forkrpc import (
     wire,
 )
 from forkrpc import session as session_module
+from forkrpc.awaiter import Awaiter
 from forkrpc.death import Death
-from forkrpc.entries import MOST_BYTES, Eager
+from forkrpc.entries import MOST_BYTES, Definition, Keywords
+from forkrpc.loading import Failure
 from forkrpc.serialisers import codec
-from forkrpc.session import (
-    MOST_CALLS,
-    Awaiter,
-    Failure,
-    Session,
-)
+from forkrpc.session import MOST_CALLS, Session
 from interrupts import interrupt_everywhere
 
 NAME = "m.f"
@@ -76,7 +73,9 @@ class Worker:
         if frame.kind == wire.DEFINE:
             return
         assert frame.kind == wire.CALL
-        if frame.flags & wire.PACKED:
+        if frame.flags & wire.ONES:
+            several = [(value,) for value in pickle.loads(frame.body)]
+        elif frame.flags & wire.PACKED:
             several = pickle.loads(frame.body)
         else:
             several = [pickle.loads(body) for body in frame.bodies()]
@@ -147,7 +146,7 @@ def reported(session):
 def take_all(session):
     """Return the frames of all calls that are unsent, decoded."""
     worker, frames = Worker(), deque()
-    while session.unsent:
+    while session.unsent or session.staged:
         session.take(frames)
     worker.receive(frames)
     return worker
@@ -157,20 +156,27 @@ def call(session, *args, count=1):
     """Make calls that are sent, with a queue each; return the queues."""
     queues = [SimpleQueue() for _ in range(count)]
     for queue in queues:
-        session.unsent.append((*args, queue))
+        put(session, *args, queue)
     take_all(session)
     return queues
 
 
+def put(session, *args_and_target):
+    """Queue a call whose arguments wait as they are."""
+    *args, target = args_and_target
+    session.unsent.extend((tuple(args), target))
+
+
 def eager(target, *args, **kwargs):
     values = (*args, kwargs) if kwargs else args
-    return Eager((pickle.dumps(values), bool(kwargs), target))
+    body = pickle.dumps(values)
+    return (Keywords(body) if kwargs else body), target
 
 
 def run_callbacks(session):
     while session.ready:
-        function, argument = session.ready.popleft()
-        function(argument)
+        for function, argument in zip(*session.ready.popleft(), strict=True):
+            function(argument)
 
 
 def settle_futures(session):
@@ -234,7 +240,9 @@ class AnyMix(RuleBasedStateMachine):
     @rule(
         kinds=st.lists(
             st.tuples(
-                st.sampled_from(["scalar", "eager", "keywords", "definition"]),
+                st.sampled_from(
+                    ["number", "scalars", "eager", "keywords", "definition"]
+                ),
                 st.sampled_from(["queue", "future", "partial", "function"]),
             ),
             min_size=1,
@@ -249,18 +257,23 @@ class AnyMix(RuleBasedStateMachine):
             call_id = len(self.targets) + 1
             target = self._target(target_kind, call_id)
             args, kwargs = (call_id, "text"), {}
-            if kind == "scalar":
-                self.session.unsent.append((*args, target))
+            if kind == "number":
+                args = (call_id,)
+                self.session.unsent.extend((call_id, target))
+            elif kind == "scalars":
+                put(self.session, *args, target)
             elif kind == "eager":
                 args = (call_id, [call_id])
-                self.session.unsent.append(eager(target, *args))
+                self.session.unsent.extend(eager(target, *args))
             else:
                 kwargs = {"key": call_id}
-                self.session.unsent.append(eager(target, *args, **kwargs))
+                self.session.unsent.extend(eager(target, *args, **kwargs))
             self.targets[call_id] = target
             self.arguments[call_id] = args, kwargs
 
-    @precondition(lambda self: self.alive and self.session.unsent)
+    @precondition(
+        lambda self: self.alive and (self.session.unsent or self.session.staged)
+    )
     @rule()
     def take(self):
         self.session.take(self.frames)
@@ -349,9 +362,8 @@ class AnyMix(RuleBasedStateMachine):
         assert self.session.outstanding() == 0
 
     def _without_an_answer(self):
-        definitions = sum(
-            type(each) is Eager and each[2] is None for each in self.session.unsent
-        )
+        waiting = [*self.session.staged, *self.session.unsent]
+        definitions = sum(type(each) is Definition for each in waiting)
         return self.session.outstanding() - definitions
 
     @invariant()
@@ -365,7 +377,7 @@ class AnyMix(RuleBasedStateMachine):
         if not hasattr(self, "session"):
             return
         if self.alive:
-            while self.session.unsent:
+            while self.session.unsent or self.session.staged:
                 self.take()
             self.write()
             while self.worker.calls:
@@ -423,7 +435,7 @@ TestAnyMix.settings = settings(max_examples=150, stateful_step_count=30, deadlin
 
 def test_calls_of_scalars_share_one_frame_and_one_pickle(session):
     for number in range(3):
-        session.unsent.append((number, "text", print))
+        put(session, number, "text", print)
 
     (frame,) = take_all(session).frames
 
@@ -433,14 +445,14 @@ def test_calls_of_scalars_share_one_frame_and_one_pickle(session):
 
 
 def test_a_call_without_arguments_is_one_too(session):
-    session.unsent.append((print,))
+    put(session, print)
 
     assert list(take_all(session).calls) == [(1, (), {})]
 
 
 def test_a_frame_takes_no_more_than_so_many_calls(session):
     for number in range(MOST_CALLS + 1):
-        session.unsent.append((number, print))
+        put(session, number, print)
 
     worker = take_all(session)
 
@@ -450,7 +462,7 @@ def test_a_frame_takes_no_more_than_so_many_calls(session):
 
 def test_calls_serialised_before_share_a_frame_up_to_so_many_bytes(session):
     for _ in range(3):
-        session.unsent.append(eager(print, bytes(MOST_BYTES // 2 - 100)))
+        session.unsent.extend(eager(print, bytes(MOST_BYTES // 2 - 100)))
 
     worker = take_all(session)
 
@@ -458,16 +470,16 @@ def test_calls_serialised_before_share_a_frame_up_to_so_many_bytes(session):
 
 
 def test_a_large_call_has_a_frame_of_its_own(session):
-    session.unsent.append(eager(print, 1))
-    session.unsent.append(eager(print, bytes(MOST_BYTES)))
+    session.unsent.extend(eager(print, 1))
+    session.unsent.extend(eager(print, bytes(MOST_BYTES)))
 
     assert [frame.count for frame in take_all(session).frames] == [1, 1]
 
 
 def test_keywords_do_not_share_a_frame_with_what_has_none(session):
-    session.unsent.append(eager(print, 1))
-    session.unsent.append(eager(print, 2, key="value"))
-    session.unsent.append(eager(print, 3))
+    session.unsent.extend(eager(print, 1))
+    session.unsent.extend(eager(print, 2, key="value"))
+    session.unsent.extend(eager(print, 3))
 
     worker = take_all(session)
 
@@ -476,9 +488,9 @@ def test_keywords_do_not_share_a_frame_with_what_has_none(session):
 
 
 def test_a_definition_leaves_before_the_call_that_needs_it_and_has_no_number(session):
-    session.unsent.append((1, print))
+    put(session, 1, print)
     session.define(b"definition")
-    session.unsent.append(eager(print, 2))
+    session.unsent.extend(eager(print, 2))
 
     worker = take_all(session)
 
@@ -500,7 +512,7 @@ def test_a_queue_gets_its_outcome_at_once(session):
 
 def test_a_callback_is_made_ready_with_its_result(session):
     results = []
-    session.unsent.append((results.append,))
+    put(session, results.append)
     take_all(session)
 
     arrive(session, packed(1, 42))
@@ -512,7 +524,7 @@ def test_a_callback_is_made_ready_with_its_result(session):
 
 def test_a_future_is_kept_for_the_thread_that_settles(session):
     future = Future()
-    session.unsent.append((future,))
+    put(session, future)
     take_all(session)
 
     arrive(session, packed(1, 42))
@@ -555,7 +567,7 @@ class Stubborn(Exception):
 
 
 def test_a_failed_call_with_a_callback_is_told_to_on_error(session):
-    session.unsent.append((print,))
+    put(session, print)
     take_all(session)
 
     arrive(session, errors(1, KeyError("key")))
@@ -579,7 +591,7 @@ def test_an_exception_that_cannot_be_rebuilt_is_a_remote_error(session):
 def test_a_plain_serialiser_rebuilds_builtin_exceptions():
     session = new_session("json")
     queue = SimpleQueue()
-    session.unsent.append(Eager((b"[]", False, queue)))
+    session.unsent.extend((b"[]", queue))
     take_frames(session)
     body = error_body(KeyError("key"), "json")
 
@@ -592,7 +604,7 @@ def test_a_plain_serialiser_rebuilds_builtin_exceptions():
 
 def take_frames(session):
     frames = deque()
-    while session.unsent:
+    while session.unsent or session.staged:
         session.take(frames)
     return frames
 
@@ -713,7 +725,7 @@ def test_an_answer_that_fits_no_call_breaks_the_protocol(session, answer, text):
 )
 @pytest.mark.parametrize("target", ["queue", "future"])
 def test_packed_results_that_are_none_break_the_protocol(session, body, target):
-    session.unsent.append((SimpleQueue() if target == "queue" else Future(),))
+    put(session, SimpleQueue() if target == "queue" else Future())
     take_all(session)
 
     with pytest.raises(ProtocolError):
@@ -809,7 +821,7 @@ def test_a_frame_may_not_repeat_more_than_was_read_from_the_page(session):
 def test_an_event_is_ready_in_order_with_results(session):
     told = []
     session.on_event = lambda *args: told.append(args)
-    session.unsent.append((lambda result: told.append(result),))
+    put(session, lambda result: told.append(result))
     take_all(session)
 
     arrive(
@@ -871,7 +883,7 @@ def test_a_definition_for_a_plain_serialiser_breaks_the_protocol():
 def test_each_call_is_told_of_the_death_by_an_error_of_its_own(session):
     queues = call(session, count=2)
     future = Future()
-    session.unsent.append((future,))
+    put(session, future)
 
     lost = session.fail_all(died(1))
     settle_futures(session)
@@ -896,9 +908,9 @@ def test_the_call_that_ran_too_long_is_told_so_and_the_others_are_not(session):
 
 
 def test_callbacks_are_counted_and_not_told_one_by_one(session):
-    session.unsent.append((print,))
+    put(session, print)
     take_all(session)
-    session.unsent.append((print,))
+    put(session, print)
 
     lost = session.fail_all(died(1))
 
@@ -917,7 +929,7 @@ def test_a_call_that_comes_behind_the_end_fails_too(session):
     call(session)
     session.fail_all(died(1))
     queue = SimpleQueue()
-    session.unsent.append((queue,))
+    put(session, queue)
 
     assert session.fail_all(died(1)) == 1
     assert taken_from(queue).error.started is False
@@ -948,14 +960,15 @@ def test_an_interrupt_while_calls_are_taken_loses_and_repeats_none(kind, ctrl_c)
         session, frames, worker = new_session(), deque(), Worker()
         entries = {
             "one": [(1, print)],
-            "scalars": [(number, print) for number in range(4)],
+            "scalars": [((number, None), print) for number in range(4)],
             "eager": [eager(print, [number]) for number in range(4)],
-            "mixed": [(0, print), eager(print, 1, key=1), (2, print), (3, print)],
+            "mixed": [(0, print), eager(print, 1, key=1), ((2,), print), (3, print)],
         }[kind]
-        session.unsent.extend(entries)
+        for entry in entries:
+            session.unsent.extend(entry)
 
         def take():
-            while session.unsent:
+            while session.unsent or session.staged:
                 session.take(frames)
 
         came = interrupted(interrupt, take)
@@ -978,7 +991,8 @@ def test_an_interrupt_while_answers_are_handled_settles_each_call_once(ctrl_c):
         session.on_event = lambda *args: told.append(args)
         queues = [SimpleQueue() for _ in range(5)]
         targets = [queues[0], told.append, future, *queues[1:], told.append]
-        session.unsent.extend((target,) for target in targets)
+        for target in targets:
+            put(session, target)
         take_all(session)
         session.recover([(False, 1)])
         session.decoder.chunks.append(

@@ -99,3 +99,60 @@ def test_on_a_single_processor_it_never_looks_twice(clock, monkeypatch):
     tried = spin.Spin()
 
     assert {looks_of_a_miss(tried) for _ in range(3 * spin.TRIES)} == {1}
+
+
+# Looks that read.
+
+
+class Reader:
+    """A `Decoder.look` that finds *found* in the nth turn, 0: never."""
+
+    def __init__(self, nth, found="header"):
+        self.nth, self.found, self.turns = nth, found, 0
+
+    def look(self, recv, looks):
+        assert looks == spin.LOOKS
+        self.turns += 1
+        if self.turns != self.nth:
+            raise BlockingIOError
+        if self.found is ConnectionError:
+            raise ConnectionError
+        return self.found
+
+
+def test_it_looks_on_in_turns_until_something_is_found(clock):
+    reader, tried = Reader(3), spin.Spin()
+    tried.misses = 5
+
+    assert tried.look_on(reader.look, None) == "header"
+    assert tried.misses == 0
+    assert reader.turns == 3
+
+
+def test_looking_on_ends_with_the_time_and_is_a_miss(clock):
+    reader, tried = Reader(0), spin.Spin()
+
+    assert tried.look_on(reader.look, None) is None
+    assert 5 < reader.turns <= 11
+    assert tried.misses == 1
+
+
+def test_a_broken_connection_ends_the_looking(clock):
+    reader = Reader(2, ConnectionError)
+
+    assert spin.Spin().look_on(reader.look, None) is None
+    assert reader.turns == 2
+
+
+def test_while_it_rests_there_is_one_look_and_afterwards_several_again(clock):
+    tried = spin.Spin()
+    for _ in range(spin.TRIES):
+        tried.look_on(Reader(0).look, None)
+    assert tried.looks == 1
+
+    for _ in range(spin.REST):
+        reader = Reader(1)
+        assert tried.look_on(reader.look, None) is None
+        assert reader.turns == 0
+
+    assert tried.looks == spin.LOOKS

@@ -1,9 +1,6 @@
 """Unit: frames and bytes; the decoder under splits, garbage and interrupts."""
 
-import os
-import signal
 import socket
-from functools import partial
 
 import pytest
 from hypothesis import example, given
@@ -437,60 +434,6 @@ def test_frames_that_were_read_before_an_interrupt_need_no_further_byte():
         return raised
 
     interrupt_everywhere(attempt, wire)
-
-
-def test_steps_that_are_executed_at_once_are_not_torn_by_a_signal_handler():
-    done = []
-
-    def handler(_number, _frame):
-        done.append("handler")
-        raise Interrupt
-
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        with pytest.raises(Interrupt):
-            wire.at_once(
-                partial(done.append, "first"),
-                partial(signal.setitimer, signal.ITIMER_REAL, MS / 10),
-                partial(sum, range(2_000_000)),  # the signal arrives meanwhile
-                partial(done.append, "last"),
-            )
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-    assert done == ["first", "last", "handler"]
-
-
-def test_steps_are_executed_in_order():
-    done = []
-
-    wire.at_once(*(partial(done.append, number) for number in range(5)))
-
-    assert done == [0, 1, 2, 3, 4]
-
-
-def test_no_step_is_executed_after_one_that_raises():
-    done = []
-
-    with pytest.raises(FileNotFoundError):
-        wire.at_once(
-            partial(done.append, 1),
-            partial(os.stat, "/no such file"),
-            partial(done.append, 2),
-        )
-
-    assert done == [1]
-
-
-@given(st.lists(st.integers(), max_size=20), st.data())
-def test_dropping_is_a_step_that_removes_items_from_the_left(items, data):
-    count = data.draw(st.integers(0, len(items)))
-    queue = type(wire.Decoder().chunks)(items)
-
-    wire.at_once(wire.dropping(queue, count))
-
-    assert list(queue) == items[count:]
 
 
 # Answers out of order.

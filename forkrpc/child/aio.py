@@ -33,14 +33,24 @@ LEAVE_LIMIT = 1.0  # seconds that tasks have to end when the worker does
 
 
 class Async:
-    """The worker's end of its connection; `codec` and the function are set first."""
+    """The worker's end of its connection; `codec` and the function are set first.
 
-    def __init__(self, channel: "socket", spec: "dict[str, Any]", page: "Page") -> None:
+    hung_up: tells whether the program is gone.
+    """
+
+    def __init__(
+        self,
+        channel: "socket",
+        spec: "dict[str, Any]",
+        page: "Page",
+        hung_up: "Callable[[], bool]" = lambda: False,
+    ) -> None:
         self.answers = Answers(channel, page, spec["max_frame"], self._made)
         self.calls = Calls(self.answers, spec, page)
         self.program_gone = False  # or going: what was started here goes too
         self._channel = channel
         self._mortal = spec["mortal"]
+        self._hung_up = hung_up
         self._busy = False  # the end of the program may end this process
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
         self._scheduled = self._inside = False  # a turn is to come; is under way
@@ -214,6 +224,10 @@ class Async:
         if not self._busy and self._mortal and self.calls.outstanding():
             self._busy = True
             mortal(True)
+            if self._hung_up():  # just before: its signal has done nothing
+                self.program_gone = True
+                self.calls.end(0)
+                return False
         return self.calls.begin()
 
     def _write(self) -> None:

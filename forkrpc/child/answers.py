@@ -14,10 +14,10 @@ from _socket import MSG_DONTWAIT
 from functools import partial
 from select import POLLOUT, poll
 
-from .. import wire
+from .. import atomic, wire
 from ..classes import PROTOCOL
 from ..fds import Outbox
-from ..progress import DATA_BYTES, HELD, IDS_BYTES, LONGEST_BODY, SLOTS, TURN
+from ..progress import DATA_BYTES, HELD, IDS_BYTES, LONGEST_BODY, NUMBERS, SLOTS, TURN
 from .bodies import error_body, result_body
 
 TYPE_CHECKING = False
@@ -73,7 +73,7 @@ class Answers:
 
     def result(self, call_id: int, value: object) -> None:
         """Answer a call.  Raise SerialiserError, the call still without an answer."""
-        if self.codec.packs:
+        if type(value) in NUMBERS and self.codec.packs:
             with self._lock:
                 if self._held == SLOTS:
                     self.leave()
@@ -170,7 +170,7 @@ class Answers:
                 wire.RESULT, answers, flags=flags, first=first, ids=table
             )
         self._bytes += len(data)
-        wire.at_once(partial(self._frames.append, data), run.clear)
+        atomic.at_once(partial(self._frames.append, data), run.clear)
 
     def leave(self) -> bool:
         """Write what the socket takes; return whether all was.  Never blocks."""
@@ -182,7 +182,7 @@ class Answers:
                 if len(frames) > 1 and self._bytes <= JOINED:
                     pieces = [b"".join(frames)]
                 items = [(piece, ()) for piece in pieces]
-                wire.at_once(partial(self._outbox.frames.extend, items), frames.clear)
+                atomic.at_once(partial(self._outbox.frames.extend, items), frames.clear)
                 self._put += len(items)
                 self._unsent += self._bytes
                 self._bytes = 0

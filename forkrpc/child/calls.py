@@ -18,7 +18,7 @@ from contextvars import copy_context
 from functools import partial
 from time import monotonic
 
-from .. import wire
+from .. import atomic, wire
 from ..errors import ProtocolError
 from ..progress import BEGUN
 from .astream import ENDED, Streams
@@ -113,7 +113,7 @@ class Calls:
         """Take a frame of calls, and do *also*.  Raise ProtocolError."""
         if frame.first != self._received + 1:
             raise ProtocolError(f"{frame!r} after call {self._received}")
-        wire.at_once(
+        atomic.at_once(
             partial(self._backlog.append, frame),
             partial(setattr, self, "_received", self._received + frame.count),
             *also,
@@ -168,7 +168,9 @@ class Calls:
                 calls = frame.loaded(self._answers.codec.load)
                 if not isinstance(calls, list) or len(calls) != frame.count:
                     raise ProtocolError(f"{frame!r} holds {calls!r:.100}")
-                self._calls, self._execute = calls, self._function
+                ones = frame.flags & wire.ONES
+                self._calls = list(zip(calls)) if ones else calls  # noqa: B905
+                self._execute = self._function
             else:
                 keywords = frame.flags & wire.KEYWORDS
                 self._calls = [(body,) for body in frame.bodies()]

@@ -7,13 +7,13 @@ in which it was made.
 
 import _thread
 from _pickle import dumps as pickle_dumps
-from functools import partial
+from collections import deque
 from time import monotonic
 
-from .. import wire
+from .. import atomic, wire
 from ..classes import PROTOCOL
 from ..fds import Outbox
-from ..progress import HELD, SLOTS
+from ..progress import HELD, NUMBERS, SLOTS
 from ..serialisers import SCALARS
 from .bodies import result_body
 
@@ -37,6 +37,9 @@ class Replies:
     deadline: time.monotonic() at which what is held has to leave; 0: nothing is held.
     lock: held while anything is made a frame.
     frame_items: makes a frame of what a stream holds; nothing may overtake that.
+    run: results of the calls after the last that is in a frame: values, or bodies.
+    kind: the type of all results in the page, if it is one and they are no bodies.
+    full: id of the last call that has a slot in the page; 0: nothing may be added.
 
     A signal handler of the user may raise between any two bytecodes, so the number of
     answered calls is never stored beside the answers: `done` is reckoned from them.
@@ -46,6 +49,9 @@ class Replies:
 
     def __init__(self, channel: "socket", page: "Page", limit: int) -> None:
         self.deadline = 0.0
+        self.run: list[Any] = []
+        self.kind: type | None = None
+        self.full = 0
         self._page = page
         self._limit = limit
         self._outbox = Outbox(channel)
@@ -53,77 +59,99 @@ class Replies:
         self.lock = self._lock = _thread.RLock()
         self.frame_items: Callable[[deque[Any]], None] | None = None  # a stream's
         self._gone = False
-        self._framed = 0  # id of the last call whose answer is in a frame
-        self._run: list[Any] = []  # results of the calls after it: values, or bodies
-        self._packed = True  # they are values
+        self._framed = deque([0], maxlen=1)  # id of the last call with a framed answer
+        self._registers = (self._framed,)
+        self._held_as: type | None = None  # type of all in the page; bytes: bodies
+        self._packed = True  # what is in `run` are values
         self._first = 0  # id of the call in slot 0 of the page; 0: none
         self._bytes = 0  # of bodies in the page
 
     def done(self) -> int:
         """Return the id of the last call that has an answer."""
-        return self._framed + len(self._run)
+        while True:
+            framed = self._framed[0]
+            done = framed + len(self.run)
+            if framed == self._framed[0]:  # no other thread has framed them meanwhile
+                return done
+
+    def slots(self) -> "tuple[Any, int]":
+        """Return where results of `kind` are stored, and the id of slot 0's call.
+
+        The caller stores such a result there and appends it to `run`; then it looks at
+        `full`.  That is the quick way, and takes no lock: another thread that flushes
+        sets `full` to 0 before it looks at `run`, so one of the two sees the other.
+        """
+        return self._page.slots_of(self.kind or int), self._first
+
+    def become_copy(self) -> None:
+        """In a forked process: keep off the quick way, whose page is the worker's."""
+        self.kind = None
 
     def result(self, call_id: int, value: object) -> None:
         """Answer a call.  Raise SerialiserError, the call still without an answer."""
+        kind = type(value)
+        if kind in NUMBERS and self.codec.packs:
+            with self._lock:
+                if self._page.keep(self._slot(call_id, kind), value):
+                    if not self._packed:
+                        self._frame_run()
+                        self._packed = True
+                    self.run.append(value)
+                    return
+        body = self.body_of("result", (value,))
         with self._lock:
             slot = call_id - self._first
-            # The quick way for all but the first result that is held.
-            if self._packed and slot < SLOTS and self._first:
-                if self._page.keep(slot, value):
-                    self._run.append(value)
-                    return
-            elif self.codec.packs and self._page.keep(self._slot(call_id), value):
-                self._hold(call_id, value, packed=True)
-                return
-        self._body(call_id, self.body_of("result", (value,)))
+            if self._held_as is not bytes or not 0 <= slot < SLOTS:
+                slot = self._slot(call_id, bytes)
+            if self._page.keep_body(slot, body, self._bytes):
+                self._bytes += len(body)
+                if self._packed:
+                    self._frame_run()
+                    self._packed = False
+                self.run.append(body)
+            else:
+                self.answer(call_id, wire.encode(wire.RESULT, body, first=call_id))
 
     def result_now(self, call_id: int, value: object) -> None:
         """Answer a call at once.  Raise SerialiserError as `result` does."""
+        flags = 0
         if type(value) in SCALARS and self.codec.packs:
-            body = pickle_dumps([value], PROTOCOL)
-            data = wire.encode(wire.RESULT, body, flags=wire.PACKED, first=call_id)
-            self.answer(call_id, data)
+            flags, body = wire.PACKED, pickle_dumps([value], PROTOCOL)
         else:
-            self.result(call_id, value)
-
-    def _body(self, call_id: int, body: bytes) -> None:
-        with self._lock:
-            slot = self._slot(call_id)
-            if self._page.keep_body(slot, body, self._bytes):
-                self._bytes += len(body)
-                self._hold(call_id, body, packed=False)
-            else:
-                self.answer(call_id, wire.encode(wire.RESULT, body, first=call_id))
+            body = self.body_of("result", (value,))
+        self.answer(call_id, wire.encode_one(wire.RESULT, flags, call_id, body))
 
     def body_of(self, what: str, values: "tuple[object, ...]") -> bytes:
         """Serialise; raise SerialiserError, also for what is too long."""
         return result_body(self.codec, what, values, self._limit)
 
-    def _hold(self, call_id: int, value: object, *, packed: bool) -> None:
-        if self._packed is not packed:
-            self._frame_run()
-            self._packed = packed
-        if not self._first:
-            self._page.words[HELD] = self._first = call_id
-            self.deadline = monotonic() + PATIENCE
-        self._run.append(value)
-
-    def _slot(self, call_id: int) -> int:
-        if not self._first:
-            return 0
-        if call_id - self._first >= SLOTS:
+    def _slot(self, call_id: int, kind: type) -> int:
+        """Return a slot of the page for a result of this type; bytes: for a body."""
+        first = self._first
+        if first and call_id - first < SLOTS:
+            if kind is not self._held_as and self._held_as is not None:
+                self._held_as = self.kind = None
+                self._page.tell_apart(call_id - first)
+            return call_id - first
+        if first:
             self.flush()
-            return 0
-        return call_id - self._first
+        self.deadline = monotonic() + PATIENCE
+        self._first = call_id
+        self._page.begin(call_id, kind)
+        self._held_as = kind
+        if kind in NUMBERS:
+            self.kind = kind
+            self.full = call_id + SLOTS - 1
+        return 0
 
     def _frame_run(self) -> None:
         """Make the results held so far a frame, still unsent."""
         if self.frame_items is not None:
             self.frame_items(self._outbox.frames)
-        run = self._run
+        run = self.run[:]  # one more may come behind it, see `slots`
         if not run:
             return
-        first, count = self._framed + 1, len(run)
+        first, count = self._framed[0] + 1, len(run)
         if self._packed:
             body = pickle_dumps(run, PROTOCOL)
             data = wire.encode(
@@ -131,33 +159,34 @@ class Replies:
             )
         else:
             data = wire.encode_bodies(wire.RESULT, run, first=first)
-        wire.at_once(
-            partial(self._outbox.frames.append, (data, ())),
-            run.clear,
-            partial(setattr, self, "_framed", first - 1 + count),
+        atomic.together(
+            (self._outbox.frames.append, self.run.__delitem__, self._framed.append),
+            ((data, ()), slice(0, count), first - 1 + count),
         )
 
     def answer(self, call_id: int, data: bytes) -> None:
         """Send the frame that answers a call, behind what is held."""
         with self._lock:
-            if self._run or self.frame_items is not None:
-                self._frame_run()
-            wire.at_once(
-                partial(self._outbox.frames.append, (data, ())),
-                partial(setattr, self, "_framed", call_id),
-            )
-            self._write()
+            if self.run or self._first:
+                self.flush()
+            try:
+                self._outbox.write(data, self._registers, call_id)
+            except OSError:  # as in `_write`
+                self._outbox.clear()
+                self._gone = True
 
     def send(self, data: bytes) -> bool:
         """Send a frame behind what is held; return whether it was written."""
         with self._lock:
+            self.full, self.kind = 0, None
             self._frame_run()
             self._outbox.put(data)
-            return self.flush()
+            return self._write()
 
     def flush(self) -> bool:
         """Write everything made so far; return whether it was written."""
         with self._lock:
+            self.full, self.kind = 0, None
             self._frame_run()
             return self._write()
 
@@ -169,6 +198,6 @@ class Replies:
             self._gone = True
         finally:
             if self._first:
-                self.deadline = 0.0
+                self.deadline, self._held_as = 0.0, None
                 self._page.words[HELD] = self._first = self._bytes = 0
         return not self._gone

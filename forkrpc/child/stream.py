@@ -14,11 +14,11 @@ from functools import partial
 from itertools import islice
 from time import monotonic, monotonic_ns
 
-from .. import wire
+from .. import atomic, wire
 from ..classes import PROTOCOL
 from ..errors import ProtocolError
 from ..functions import name_of
-from ..progress import FIRST, MADE, SINCE, STREAM, WAITING
+from ..progress import FIRST, KIND, MADE, NUMBERS, SINCE, STREAM, WAITING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Producer:
         """Take over page and replies; return whether anybody wants the items."""
         self._replies.flush()
         words = self._words
-        words[STREAM] = words[MADE] = 0
+        words[STREAM] = words[MADE] = words[KIND] = 0
         words[FIRST], words[STREAM] = 1, self._call_id
         self._replies.frame_items = self.frame
         self._look()
@@ -117,7 +117,12 @@ class Producer:
                     os._exit(0)
                 made += 1
                 with lock:
-                    kept = run and self._packed and keep(made - self._first, item)
+                    kept = (
+                        run
+                        and self._packed
+                        and type(item) in NUMBERS
+                        and keep(made - self._first, item)
+                    )
                     if kept:
                         run.append(item)
                         words[MADE] = made
@@ -159,7 +164,7 @@ class Producer:
         Return whether the window is used up by it.
         """
         with self._replies.lock:
-            if not self._run and self._replies.codec.packs:
+            if not self._run and self._replies.codec.packs and type(item) in NUMBERS:
                 self._restart(number, packed=True)
                 if self._page.keep(0, item):
                     self._run.append(item)
@@ -207,7 +212,7 @@ class Producer:
             )
         else:
             data = wire.encode_bodies(wire.ITEM, run, first=call_id)
-        wire.at_once(
+        atomic.at_once(
             partial(frames.append, (data, ())),
             run.clear,
             partial(setattr, self, "_sent", self._first - 1 + count),
@@ -255,7 +260,7 @@ class Producer:
                 else:
                     self._window.take(wire.taken_of(frame))
         frames = self._backend.frames
-        wire.at_once(frames.clear, partial(frames.extend, others))
+        atomic.at_once(frames.clear, partial(frames.extend, others))
 
 
 _OVERTAKE = (wire.CREDIT, wire.STOP)

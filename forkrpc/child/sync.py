@@ -2,6 +2,7 @@
 
 import os
 import sys
+from _pickle import loads
 from _socket import MSG_DONTWAIT
 from itertools import islice
 from time import monotonic, monotonic_ns
@@ -28,20 +29,31 @@ if TYPE_CHECKING:
 
 PATIENT = 1000  # exceptions between two calls, one after the other
 QUICK = 50e-6  # seconds; the result of a slower call leaves at once
+STRIDE = 8  # calls between two looks at the clock while they are very quick
 
 
 class Sync:
-    """The worker's end of its connection; `codec` and `function` are set first."""
+    """The worker's end of its connection; `codec` and `function` are set first.
+
+    hung_up: tells whether the program is gone.
+    """
 
     function: "Callable[..., Any]"
     streamed: "Callable[..., Any]"  # what a stream's call executes
 
-    def __init__(self, channel: "socket", spec: "dict[str, Any]", page: "Page") -> None:
+    def __init__(
+        self,
+        channel: "socket",
+        spec: "dict[str, Any]",
+        page: "Page",
+        hung_up: "Callable[[], bool]" = lambda: False,
+    ) -> None:
         self.replies = Replies(channel, page, spec["max_frame"])
         self._channel = channel
         self._page, self._words = page, page.words
         self._timed = spec["timed"]
         self._mortal = spec["mortal"]
+        self._hung_up = hung_up
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
         self.frames = self._decoder.frames
         self._spin = Spin()
@@ -60,6 +72,7 @@ class Sync:
     def become_copy(self) -> None:
         """End when the function returns: it forked this process."""
         self.copy = True
+        self.replies.become_copy()
 
     def serve(self) -> int:
         """Execute calls until the end of input; return the exit status."""
@@ -90,20 +103,39 @@ class Sync:
             return
         if self.replies.deadline:
             self.replies.flush()
+        if self._decoder.at_rest() and self._look():
+            return
         self._may_die(False)  # idle: if the program goes, leave in order
-        if not self._spin.until(self._receive_now):
-            self._receive(0)
-            self._spin.woken()
+        self._receive(0)
+        self._spin.woken()
         if self._ended is None:
             self._may_die(True)
 
-    def _receive_now(self) -> bool:
-        """Read without waiting; return whether anything came, or the end."""
+    def _look(self) -> bool:
+        """Look for a moment before sleeping; return whether anything came.
+
+        A small call that comes alone is answered at once: somebody waits for it.
+        """
+        decoder, spin, recv = self._decoder, self._spin, self._channel.recv
+        try:
+            header = decoder.look(recv, spin.looks)
+            if spin.misses:
+                spin.found()
+        except BlockingIOError:
+            header = spin.look_on(decoder.look, recv)
+        except ConnectionError:
+            return False
+        if header is None and decoder.at_rest():
+            return False
+        if header is None or not self._alone(header):
+            self._receive_now()  # it is still in the decoder
+        return True
+
+    def _receive_now(self) -> None:
         try:
             self._receive(MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        return True
+        except BlockingIOError:  # what was read is not a whole frame
+            return
 
     def _receive(self, flags: int) -> None:
         if not self.receive(flags):
@@ -131,18 +163,22 @@ class Sync:
             self._spin.woken()
 
     def _may_die(self, yes: bool) -> None:
-        if self._mortal:
-            mortal(yes)
+        """Let the program's end end this process, or not.  Notices if it came before.
+
+        Its signal does nothing while the process may not die, and comes only once.
+        """
+        if not self._mortal:
+            return
+        mortal(yes)
+        if yes and self._hung_up():
+            self._ended, self.program_gone = 0, True
 
     def _obey(self, frame: wire.Frame) -> None:
         if frame.kind == wire.CALL:
             if frame.first > self.replies.done() + 1:
                 raise ProtocolError(f"{frame!r} after call {self.replies.done()}")
-            if (
-                frame.flags == wire.PACKED
-                and len(self._decoder.frames) == 1 == frame.count
-            ):
-                self._only_call(frame)
+            if frame.flags & wire.ONES:
+                self._ones(frame.first, self._packed(frame))
             elif frame.flags & wire.PACKED:
                 self._calls(frame.first, self._packed(frame), self.function)
             elif frame.flags & wire.KEYWORDS:
@@ -173,30 +209,75 @@ class Sync:
         *args, keywords = load_arguments(self.codec, body)
         return self.function(*args, **keywords)
 
-    def _only_call(self, frame: wire.Frame) -> None:
-        """Execute the one call that there is; somebody waits for its result."""
-        call_id = frame.first
-        if call_id <= self.replies.done():
-            return
+    def _alone(self, header: "wire.Header") -> bool:
+        """Answer a small call that came alone; return whether it was one.
+
+        Its frame stays in the decoder till it has an answer.
+        """
+        kind, flags, _, _, call_id, _, _ = header
+        chunks = self._decoder.chunks
+        if kind != wire.CALL or call_id != self.replies.done() + 1:
+            return False
+        if not flags & wire.PACKED:
+            return False
+        try:
+            (given,) = loads(chunks[0][wire.HEADER_BYTES :])
+        except Exception:  # a broken frame; the usual way rules on it
+            return False
         if self._timed:
             self._words[SINCE] = monotonic_ns()
-        calls = self._packed(frame)
         self._words[BEGUN] = call_id
         try:
-            value = self.function(*calls[0])
+            value = self.function(given) if flags & wire.ONES else self.function(*given)
             if self.copy:
                 os._exit(0)
             self.replies.result_now(call_id, value)
         except BaseException as error:  # fails this call only; the worker goes on
             self._failed(call_id, error)
+        chunks.clear()
+        return True
+
+    def _ones(self, first: int, values: "list[Any]") -> None:
+        """Execute the calls of a frame, with one argument each; as `_calls`."""
+        words, replies, function = self._words, self.replies, self.function
+        timed, call_id = self._timed, replies.done() + 1
+        append, (slots, base) = replies.run.append, replies.slots()
+        clock = Clock(call_id)
+        for value in islice(values, call_id - first, None):
+            if timed:
+                words[SINCE] = monotonic_ns()
+            words[BEGUN] = call_id
+            try:
+                result = function(value)
+                if type(result) is replies.kind:
+                    try:
+                        slots[call_id - base] = result
+                    except ValueError:  # more than 64 bits
+                        replies.result(call_id, result)
+                    else:
+                        append(result)
+                        if call_id >= replies.full:
+                            replies.flush()
+                else:
+                    if self.copy:
+                        os._exit(0)
+                    replies.result(call_id, result)
+                    slots, base = replies.slots()
+            except BaseException as error:  # fails this call only; the worker goes on
+                self._failed(call_id, error)
+                if self._ended is not None:
+                    return
+            if call_id >= clock.look_at and clock.late(call_id, replies.deadline):
+                replies.flush()
+            call_id += 1
 
     def _calls(
         self, first: int, calls: "Iterable[Any]", execute: "Callable[..., object]"
     ) -> None:
         """Execute the calls of a frame but those that have an answer already."""
-        words, replies, result = self._words, self.replies, self.replies.result
+        words, replies = self._words, self.replies
         call_id = replies.done() + 1
-        before = monotonic()
+        clock = Clock(call_id)
         for call in islice(calls, call_id - first, None):
             if self._timed:
                 words[SINCE] = monotonic_ns()
@@ -205,15 +286,13 @@ class Sync:
                 value = execute(*call)
                 if self.copy:
                     os._exit(0)
-                result(call_id, value)
+                replies.result(call_id, value)
             except BaseException as error:  # fails this call only; the worker goes on
                 self._failed(call_id, error)
                 if self._ended is not None:
                     return
-            now = monotonic()
-            if now - before > QUICK or now > replies.deadline > 0:
+            if call_id >= clock.look_at and clock.late(call_id, replies.deadline):
                 replies.flush()
-            before = now
             call_id += 1
 
     def _stream(self, frame: wire.Frame) -> None:
@@ -232,9 +311,12 @@ class Sync:
                 producer.send_all(self._iterator(frame))
             if self.copy:
                 os._exit(0)
+            replies.flush()  # what is left of the items
             data = wire.encode(wire.RESULT, flags=wire.ENDED, first=call_id)
             replies.answer(call_id, data)
         except BaseException as error:  # fails this call only; the worker goes on
+            if not self.copy:
+                replies.flush()
             self._failed(call_id, error)
         finally:
             producer.end()
@@ -272,3 +354,29 @@ class Sync:
 
     def retire(self) -> None:
         self.replies.send(wire.encode(wire.RETIRE))
+
+
+class Clock:
+    """Tells when results have to leave: a slow call's at once, others in time.
+
+    look_at: id of the call behind which to ask next; not behind each while they are
+    quick, for a look costs as much as a third of the shortest call.
+    """
+
+    __slots__ = ("_looked", "_since", "look_at")
+
+    def __init__(self, call_id: int) -> None:
+        self._looked = call_id - 1  # calls behind which the clock was read last
+        self._since = monotonic()
+        self.look_at = call_id
+
+    def late(self, call_id: int, deadline: float) -> bool:
+        """Return whether what is held has to leave; *call_id* has just been answered.
+
+        deadline: time.monotonic() at which it has to leave anyway; 0: nothing is held.
+        """
+        now = monotonic()
+        took = (now - self._since) / (call_id - self._looked)
+        self._since, self._looked = now, call_id
+        self.look_at = call_id + (STRIDE if took < QUICK / STRIDE else 1)
+        return took > QUICK or now > deadline > 0

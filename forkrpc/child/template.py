@@ -16,7 +16,14 @@ from select import POLLHUP, POLLIN, poll
 
 from .. import classes, wire
 from ..fds import HandleReader, Outbox, close_all
-from ..system import arm_lifeline, become_subreaper, default_signals, mortal, set_title
+from ..system import (
+    arm_lifeline,
+    become_subreaper,
+    default_signals,
+    hung_up,
+    mortal,
+    set_title,
+)
 from . import leave, worker
 
 TYPE_CHECKING = False
@@ -72,11 +79,8 @@ def _restore_exit() -> None:
 
 def _own_descriptors_only(control: int, lifeline: int) -> None:
     low, high = sorted((control, lifeline))
-    for start, end in (
-        (3, low),
-        (low + 1, high),
-        (high + 1, os.sysconf("SC_OPEN_MAX")),
-    ):
+    last = os.sysconf("SC_OPEN_MAX")
+    for start, end in ((3, low), (low + 1, high), (high + 1, last)):
         os.closerange(start, end)
     for fd in (0, 1, 2):
         try:
@@ -197,6 +201,10 @@ class Template:
         describe, step = _STEPS[frame.kind]
         arguments = loads(frame.body)
         mortal(True)  # user code may be stuck when the program goes
+        if self._lifeline >= 0 and hung_up(self._lifeline):
+            self._open = False  # it went just before: its signal has done nothing
+            close_all(handles)
+            return
         try:
             step(self, arguments, handles)
         except BaseException as error:  # a failing step is told, whatever it raised

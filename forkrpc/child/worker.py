@@ -8,6 +8,7 @@ import _socket
 import os
 import sys
 from _pickle import loads
+from functools import partial
 
 from .. import classes
 from ..functions import name_of, resolve
@@ -126,7 +127,7 @@ class Role:
             os.close(self._lifeline)
             return
         mortal(True)
-        own = arm_lifeline(self._lifeline)
+        self._lifeline = own = arm_lifeline(self._lifeline)
         if hung_up(own):
             os._exit(1)
         if self._spec["spawn"]:
@@ -187,11 +188,12 @@ class Role:
         return backend.serve(**options)
 
     def _made_backend(self, channel: "_socket.socket", page: "Page") -> "Backend":
+        gone = partial(hung_up, self._lifeline)
         if self._spec["backend"] == "sync":
-            return Sync(channel, self._spec, page)
+            return Sync(channel, self._spec, page, gone)
         from .aio import Async
 
-        return Async(channel, self._spec, page)
+        return Async(channel, self._spec, page, gone)
 
     def _set_up(self, backend: "Backend", values: "list[object]") -> "dict[str, Any]":
         """Give the backend what it calls; return what else it is served with."""

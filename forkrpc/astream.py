@@ -11,7 +11,7 @@ from .errors import ClosedError
 from .items import Items
 from .loading import Failure
 from .loops import Waiter
-from .stream import HALF, HALF_BYTES, raise_outcome
+from .stream import ENOUGH, ENOUGH_BYTES, raise_outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class AsyncStream:
                 taken = self._given + 1  # the first of them is as good as taken
                 self._given += len(found)
                 told, told_bytes = self._told
-                if taken - told >= HALF or self._bytes - told_bytes >= HALF_BYTES:
+                if taken - told >= ENOUGH or self._bytes - told_bytes >= ENOUGH_BYTES:
                     self._credit(taken)
                 return
             if items.closed:

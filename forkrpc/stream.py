@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 _NOTHING = object()
-HALF, HALF_BYTES = WINDOW // 2, WINDOW_BYTES // 2  # taken, after which that is told
+# Taken, after which that is told: with a batch of half a window on its way as well,
+# the generator still has something to do.
+ENOUGH, ENOUGH_BYTES = WINDOW // 4, WINDOW_BYTES // 4
 
 
 class Stream(filter):  # type: ignore[type-arg]
@@ -137,7 +139,7 @@ class _Source:
             )
             # The first of them is as good as taken.
             told, told_bytes = self._told
-            if before + 1 - told >= HALF or total - told_bytes >= HALF_BYTES:
+            if before + 1 - told >= ENOUGH or total - told_bytes >= ENOUGH_BYTES:
                 self._credit(before + 1)
         return _NOTHING
 

@@ -10,6 +10,7 @@ from itertools import islice, repeat
 from types import BuiltinFunctionType, FunctionType, MethodType
 
 from . import wire
+from .limits import Limited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,17 @@ class Failure:
         self.error = error
 
 
-class Awaiter:
+def result_of(outcome: object) -> object:
+    """Return the result of a call, or raise its exception."""
+    if isinstance(outcome, Failure):
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # the frame is in the traceback: no cycle through it
+    return outcome
+
+
+class Awaiter(Limited):
     """A future of one call.
 
     call_id: set when the call leaves the program's queue; 0 before.

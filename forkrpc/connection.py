@@ -5,16 +5,19 @@ process; this tells the user.
 """
 
 import signal
-import sys
 from _queue import SimpleQueue
+from functools import partial
 from time import monotonic
 
-from .awaiter import Failure
+from . import wire
+from .awaiter import result_of
+from .callbacks import Callbacks, last
 from .channel import Channel
 from .errors import ClosedError, SerialiserError
 from .gate import Gate
-from .loops import MOST, loop_that_may_wait, running_loop
-from .reactor import report
+from .limits import LimitedQueue, limit_of
+from .loops import loop_that_may_wait, running_loop
+from .reactor import TICK
 from .serialisers import keepable
 from .session import MOST_CALLS, Eager
 
@@ -29,8 +32,12 @@ if TYPE_CHECKING:
     from .program import Program
     from .session import Session
 
+    Args = tuple[Any, ...]
+    Keys = dict[str, Any]
+    Limit = float | None
 
-ASK_AGAIN = 0.1  # seconds until a loop is asked again to run callbacks
+
+POLL = 0.01  # seconds between two looks at calls without an answer, at the end
 LOW = 256  # calls under way below which the reader sends more
 
 
@@ -59,35 +66,40 @@ class Connection:
         self._channel = Channel(program.reactor, sock, session)
         self._ahead = session.ahead(life)
         self._options = options
-        self._asked = 0.0  # time.monotonic() when the loop was asked to run callbacks
+        self._callbacks = Callbacks(session, program.reactor, options)
+        self._limited = False  # some call had a limit of its own
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
         self._seen = (0, 0)  # what the worker's page told at the last look
         self._closing = False  # an orderly end was asked for
         self._inert = False  # in a forked copy of the program
         self._killed = False  # by `kill`: nobody is to be told
-        session.on_error = self._on_error
+        session.on_error = self._callbacks.on_error
         session.on_event = options["on_event"]
         life.read_rest = self._channel.read_rest
         life.on_end = self._on_end
-        if options["timeout"] is not None:
-            life.limit_calls(options["timeout"], *session.limits())
+        own = partial(limit_of, session)
+        life.limit_calls(options["timeout"], own, *session.limits())
         program.ends[self] = None
         self._channel.start(self)
 
     # Calls, in any thread.
 
-    def submit(self, entry: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> None:
+    def submit(self, entry: "Args", kwargs: "Keys", limit: "Limit" = None) -> None:
         """Queue a call: *entry* is its arguments and who gets the result.
 
+        limit: of this call, in seconds; its target is a Limited then.
         Never blocks.  Raise SerialiserError or ClosedError.
         """
         if self.closed is not None:
             error = self.death_error()
             raise ClosedError(self.closed) if error is None else error
         session = self.session
-        if kwargs or not session.packs or not keepable(entry[:-1]):
-            entry = self._serialised(entry, kwargs)
+        if limit is not None:
+            self._limited = True
+            entry = self._serialised(entry, kwargs, limit)
+        elif kwargs or not session.packs or not keepable(entry[:-1]):
+            entry = self._serialised(entry, kwargs, None)
         session.unsent.append(entry)
         if not self._ticking:
             self._start_ticking()
@@ -96,21 +108,24 @@ class Connection:
         if len(session.unsent) >= min(len(self._ahead), MOST_CALLS):
             self._channel.flush()
 
-    def _serialised(self, entry: "tuple[Any, ...]", kwargs: "Any") -> Eager:
+    def _serialised(self, entry: "Args", kwargs: "Keys", limit: "Limit") -> Eager:
         args, target = entry[:-1], entry[-1]
         body = self.session.codec.dump((*args, kwargs) if kwargs else args)
-        limit = self._options["max_frame"]
-        if len(body) > limit:
+        most = self._options["max_frame"]
+        if len(body) > most:
             raise SerialiserError(
-                f"arguments of {len(body)} bytes, max_frame is {limit}; "
+                f"arguments of {len(body)} bytes, max_frame is {most}; "
                 "raise it with run(..., max_frame=...)"
             )
-        return Eager((body, bool(kwargs), target))
+        flags = wire.KEYWORDS if kwargs else 0
+        if limit is not None:
+            body, flags = wire.limited(body, limit), flags | wire.LIMITED
+        return Eager((body, flags, target))
 
     def check_may_wait(self, verb: str) -> None:
         """Raise RuntimeError where waiting for callbacks would wait for itself."""
         self.program.check_may_wait(verb)
-        loop = self._options["loop"]
+        loop = self._callbacks.loop
         if loop is not None and loop is running_loop():
             raise RuntimeError(
                 f"{verb} would wait for ever in the event loop that runs the "
@@ -124,10 +139,11 @@ class Connection:
         death = self.life.death(self.session.setup_failure)
         return death.error_of(self.session.sent + 1)  # type: ignore[no-any-return]
 
-    def call(self, args: "tuple[object, ...]", kwargs: "dict[str, Any]") -> object:
+    def call(self, args: "Args", kwargs: "Keys", limit: "Limit" = None) -> object:
         """Make a call and wait for its result; return it, or raise."""
-        queue: SimpleQueue[Any] = SimpleQueue()
-        self.submit((*args, queue), kwargs)
+        queue: SimpleQueue[Any]
+        queue = SimpleQueue() if limit is None else LimitedQueue(limit)
+        self.submit((*args, queue), kwargs, limit)
         if self.session.unsent:
             self._channel.flush()
         return result_of(self._channel.wait(queue))
@@ -144,10 +160,9 @@ class Connection:
         session = self.session
         if session.unsent and len(self._ahead) < LOW:
             self._channel.flush()
-        here = self._options["loop"] is home.loop
-        if session.ready and here and not self._asked:
-            self._asked = monotonic()
-            home.loop.call_soon(self._run_some)
+        here = self._callbacks.loop is home.loop
+        if session.ready and here:
+            self._callbacks.run_soon()
         if session.futures or (session.ready and not here):
             self.program.reactor.soon(self.on_read)
         if len(self._channel.loops.homes) > 1:
@@ -188,64 +203,7 @@ class Connection:
             future.settle(outcome)
         if self._channel.loops.homes:
             self._channel.loops.tell()
-        if self.session.ready:
-            loop = self._options["loop"]
-            if loop is None:
-                self._run_callbacks()
-            else:
-                self._run_in(loop)
-
-    def _run_in(self, loop: "Any") -> None:
-        now = monotonic()
-        if now < self._asked + ASK_AGAIN:
-            return  # it will; and if an interrupt in the loop has lost that, later
-        self._asked = now
-        try:
-            loop.call_soon_threadsafe(self._run_some)
-        except RuntimeError:  # the loop was closed
-            if any(function != self._last for function, _ in self.session.ready):
-                report(*sys.exc_info())
-            self._options["loop"] = None
-            self._run_callbacks()
-
-    def _run_some(self) -> None:
-        """Call some of what is ready: an event loop has other things to do too."""
-        loop, self._asked = self._options["loop"], 0.0
-        self._run_callbacks(MOST)
-        if self.session.ready and not self._asked:
-            self._asked = monotonic()
-            loop.call_soon(self._run_some)
-
-    def _run_callbacks(self, most: int = sys.maxsize) -> None:
-        """Call what is ready, in order.  In the callbacks' thread only."""
-        ready = self.session.ready
-        while ready and most:
-            most -= 1
-            function, argument = ready.popleft()
-            try:
-                function(argument)
-            except BaseException as error:  # the user's; it disturbs nothing else
-                loop = self._options["loop"]
-                if loop is None:
-                    report(*sys.exc_info())
-                else:
-                    message = f"callback of {self.session.name}"
-                    loop.call_exception_handler(
-                        {"message": message, "exception": error}
-                    )
-
-    def _on_error(self, error: Exception) -> None:
-        """Tell the user.  Runs in the callbacks' thread."""
-        on_error, on_event = self._options["on_error"], self._options["on_event"]
-        if on_error is not None:
-            on_error(error)
-        elif on_event is not None:
-            on_event("error", error)
-        else:
-            import logging
-
-            log = logging.getLogger("forkrpc")
-            log.error("%s", error, exc_info=error if error.__cause__ else None)
+        self._callbacks.deliver()
 
     # Looking after calls without an answer, in the reactor's thread.
 
@@ -264,6 +222,8 @@ class Connection:
             return False
         self._channel.tick()
         self.on_read()
+        if self._limited:
+            self.life.look_at_limit(TICK)
         self._ticking = False  # first: a call that comes now starts anew
         # A program that calls again and again keeps it ticking: no wake for each call.
         sent, self._sent = self._sent, self.session.sent
@@ -302,10 +262,10 @@ class Connection:
         elif lost or not self._closing:
             death = self.life.death(self.session.setup_failure)
             error = death.error_of(death.timed_out)
-            self.session.ready.append((self._on_error, error))
+            self.session.ready.append((self._callbacks.on_error, error))
         elif self._options["on_destroy"] is not None:
             self.session.ready.append((self._on_destroy, None))
-        self.session.ready.append((self._last, None))
+        self.session.ready.append((last, self.ended))
         self.program.ends.pop(self, None)
         self._deliver()
 
@@ -318,9 +278,6 @@ class Connection:
 
     def _on_destroy(self, _: object) -> None:
         self._options["on_destroy"]()
-
-    def _last(self, _: object) -> None:
-        self.ended.open()
 
     # Asking for the end, in any thread.
 
@@ -367,10 +324,17 @@ class Connection:
         return self.session.outstanding()
 
     def wait_for_end(self, timeout: float) -> bool:
-        return self.ended.wait(timeout)
+        if self._options["done"] is None:
+            return self.ended.wait(timeout)
+        limit = monotonic() + timeout
+        while self.outstanding() and monotonic() < limit:
+            self.ended.wait(POLL)
+        return not self.outstanding()
 
     def kill_at_exit(self) -> None:
-        self.kill(signal.SIGKILL)
+        # With `done` a worker goes on when the program has gone.
+        if self._options["done"] is None or self.outstanding():
+            self.kill(signal.SIGKILL)
 
     def abandon(self) -> None:
         """Make this inert, in a forked copy of the program."""
@@ -380,13 +344,3 @@ class Connection:
         self.ended.open()
         self.life.abandon()
         self._channel.abandon()
-
-
-def result_of(outcome: object) -> object:
-    """Return the result of a call, or raise its exception."""
-    if isinstance(outcome, Failure):
-        try:
-            raise outcome.error
-        finally:
-            del outcome  # the frame is in the traceback: no cycle through it
-    return outcome

@@ -2,7 +2,8 @@
 
 from signal import SIGKILL
 
-from .connection import Connection, result_of
+from .awaiter import result_of
+from .connection import Connection
 from .future import CallFuture
 from .loops import LoopCall, loop_that_may_wait, opened
 
@@ -35,7 +36,7 @@ class Proxy:
         after `close`, and WorkerDied once the worker has ended.
         """
         if not (args and callable(args[-1])):
-            args = (*args[:-1], _ignored(args))
+            args = (*args[:-1], callback_of(args))
         self._connection.submit(args, kwargs)
 
     def submit(self, /, *args: "Any", **kwargs: "Any") -> "Future[Any]":
@@ -74,6 +75,17 @@ class Proxy:
         connection.submit((*args, call), kwargs)
         home.began(call)
         return result_of(await call.outcome())
+
+    def with_options(self, **options: "Any") -> "Proxy":
+        """Return a view of this proxy whose calls have other settings.
+
+        timeout: seconds that a call may run, None: no limit; in place of that of `run`.
+        A view has all verbs, and keeps the connection open as the proxy does.  Raise
+        TypeError or ValueError for a bad option.
+        """
+        from .view import View, checked
+
+        return View(self, self._connection, checked(options))
 
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of everything received so far have run.
@@ -168,8 +180,10 @@ class Proxy:
         return f"<Proxy {name}, pid {pid}, {state}, {self.pending} pending>"
 
 
-def _ignored(args: "tuple[Any, ...]") -> "Callable[[Any], object]":
-    """Return what stands for a callback of None.  Raise TypeError for no callback."""
+def callback_of(args: "tuple[Any, ...]") -> "Callable[[Any], object]":
+    """Return the callback of a call, also for None.  Raise TypeError without one."""
+    if args and callable(args[-1]):
+        return args[-1]  # type: ignore[no-any-return]
     if not args:
         raise TypeError(
             "a call needs a callback (or None) as its last positional argument; "

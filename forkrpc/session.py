@@ -40,7 +40,7 @@ MOST_BYTES = 16384  # of bodies that share a frame
 
 
 class Eager(tuple):  # type: ignore[type-arg]
-    """An entry that was serialised when the call was made: (body, keywords, target)."""
+    """An entry that was serialised when the call was made: (body, flags, target)."""
 
     __slots__ = ()
 
@@ -51,9 +51,7 @@ class Session:
     name: the function's, for messages.
     ready: (function, argument) pairs to be called in order, in the callbacks' thread.
     futures: (future, outcome) pairs, to be settled in the reactor's thread.
-
     sent: id of the last call that was taken.
-
     A target that is a queue is a thread that waits: its outcome is put there.
     """
 
@@ -62,7 +60,7 @@ class Session:
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.codec: Codec
-        self.packs = False
+        self.packs: bool
         self.unsent: deque[Entry] = deque()
         self.pending: Any = deque()  # of targets
         self.ready: deque[tuple[Callable[[Any], object], object]] = deque()
@@ -94,7 +92,14 @@ class Session:
 
     def define(self, definition: bytes) -> None:
         """Queue a DEFINE body, before the call that needs it."""
-        self.unsent.append(Eager((definition, False, None)))
+        self.unsent.append(Eager((definition, 0, None)))
+
+    def target(self, call_id: int) -> "Target":
+        """Return the target of the call that runs.  Raise LookupError."""
+        target = self.pending[0]
+        if call_id != self.head():  # another thread has settled it
+            raise LookupError
+        return target
 
     def head(self) -> int:
         """Return the id of the oldest call without an answer, 0 if there is none."""
@@ -163,18 +168,17 @@ class Session:
 
     def _encode_eager(self, entries: "list[Any]", first: int) -> "tuple[int, bytes]":
         """Return how many bodies share the next frame, and the frame."""
-        body, keywords, target = entries[0]
+        body, flags, target = entries[0]
         if target is None:
             return 1, wire.encode(wire.DEFINE, body)
         bodies, size = [body], len(body)
         for entry in islice(entries, 1, None):
-            if type(entry) is not Eager or entry[1] != keywords or entry[2] is None:
+            if type(entry) is not Eager or entry[1] != flags or entry[2] is None:
                 break
             size += len(entry[0])
             if size > MOST_BYTES:
                 break
             bodies.append(entry[0])
-        flags = wire.KEYWORDS if keywords else 0
         data = wire.encode_bodies(wire.CALL, bodies, flags=flags, first=first)
         return len(bodies), data
 

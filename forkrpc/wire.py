@@ -51,8 +51,10 @@ STARTED, REFUSED, EXITED, PONG = range(48, 52)
 
 PACKED, KEYWORDS = 1, 2  # flags of calls and results
 SCATTERED = 4  # flag of results and errors
+LIMITED = 16  # flag of calls: each body begins with its limit, f64 seconds
 FOR_GOOD = 1  # flag of CLOSE: the program ends
 
+_LIMIT = Struct("<d")
 _HEADER = Struct("<BBHIQQQ")
 _unpack = _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
@@ -120,6 +122,14 @@ class Frame:
         inner = Frame(self.kind, flags, 0, self.count, self.first, rest)
         return table.unpack_from(self.body), inner
 
+    def limited(self) -> "tuple[list[float], list[bytes | memoryview]]":
+        """Return the limits and the bodies of a LIMITED frame."""
+        bodies = self.bodies()
+        if any(len(body) < _LIMIT.size for body in bodies):
+            raise ProtocolError(f"no limits in {self!r}")
+        limits = [_LIMIT.unpack_from(body)[0] for body in bodies]
+        return limits, [body[_LIMIT.size :] for body in bodies]
+
     def loaded(self, load: "Callable[[Any], Any]") -> "Any":
         """Load a body that runs no code of the user; ProtocolError if it cannot be."""
         try:
@@ -150,6 +160,11 @@ def encode(
     """Return one frame as bytes."""
     header = _HEADER.pack(kind, flags, handles, count, first, 0, len(body))
     return b"".join((header, body))
+
+
+def limited(body: bytes, limit: float) -> bytes:
+    """Return the body of a call that may run *limit* seconds, for a LIMITED frame."""
+    return _LIMIT.pack(limit) + body
 
 
 def encode_bodies(

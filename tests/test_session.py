@@ -165,7 +165,7 @@ def call(session, *args, count=1):
 
 def eager(target, *args, **kwargs):
     values = (*args, kwargs) if kwargs else args
-    return Eager((pickle.dumps(values), bool(kwargs), target))
+    return Eager((pickle.dumps(values), wire.KEYWORDS if kwargs else 0, target))
 
 
 def run_callbacks(session):

@@ -43,6 +43,7 @@ LAYERS = {
     "child.aio": ("child", 12),
     "child.worker": ("child", 13),
     "child.template": ("child", 14),
+    "limits": ("parent", 19),
     "awaiter": ("parent", 20),
     "death": ("parent", 20),
     "gate": ("parent", 20),
@@ -54,6 +55,7 @@ LAYERS = {
     "twin": ("parent", 21),
     "loops": ("parent", 21),
     "channel": ("parent", 22),
+    "callbacks": ("parent", 22),
     "future": ("parent", 22),
     "life": ("parent", 22),
     "overlapping": ("parent", 22),
@@ -63,6 +65,7 @@ LAYERS = {
     "program": ("parent", 24),
     "proxy": ("parent", 25),
     "starting": ("parent", 26),
+    "view": ("parent", 26),
     "pool": ("parent", 27),
     "forker": ("parent", 28),
     "executor": ("parent", 29),
@@ -84,6 +87,7 @@ EXCEPTIONS = {
     ("interpreter", "child.leave"): "the program flushes its files first",
     ("interpreter", "link"): "a copy of the program is a template like another",
     ("child.worker", "child.template"): "its traceback_of knows the sources of eval",
+    ("proxy", "view"): "Proxy.with_options makes one",
     ("forker", "remote"): "Forker.remote and Forker.ssh are its constructors",
     ("forker", "engines.dask"): "Forker.on is its constructor",
 }
@@ -99,6 +103,7 @@ MORE_AT_IMPORT = {
     # Loaded for async workers only.
     "child.aio": {"asyncio", "contextvars", "inspect"},
     "child.calls": {"asyncio", "contextvars", "inspect"},
+    "child.deadlines": {"heapq", "math"},
 }
 
 PUBLIC = {

@@ -188,7 +188,9 @@ class Async:
         more = True
         try:
             more = self.calls.ended is None and self._begin()
+            full = self.answers.full
             self._write()
+            more = more or (full and not self.answers.full)
         except ProtocolError as error:
             self._broken, more = error, False
             self.calls.end(1)

@@ -60,11 +60,11 @@ class Calls:
         self._words = page.words
         self._limit = spec["limit"] or sys.maxsize
         self._thread = get_ident()
+        self._page = page
+        self._limits: dict[int, float] = {}  # of calls still to begin with their own
         self._deadlines: Deadlines | None = None
         if spec["timeout"] is not None:
-            self._deadlines = Deadlines(
-                page, spec["timeout"], self._later, self._expire
-            )
+            self._limit_calls(spec["timeout"])
         self._backlog: deque[wire.Frame] = deque()  # of calls still to begin
         self._received = 0  # id of the last call in a frame that has come
         self._calls: Sequence[Any] = ()  # of the oldest frame: arguments of `_execute`
@@ -75,8 +75,11 @@ class Calls:
         # a list, whose one element is taken by whoever answers.
         self._running: dict[int, Any] = {}
         self._cancelled: set[int] = set()  # by the program
-        self._quota = MOST_OPEN
+        self._quota = 8  # up to MOST_OPEN
         self._went_on = 0.0  # time.monotonic() when calls were left to the next turn
+
+    def _limit_calls(self, timeout: "float | None") -> None:
+        self._deadlines = Deadlines(self._page, timeout, self._later, self._expire)
 
     def use(self, function: "Callable[..., Any]") -> None:
         """Call *function* from now on.  Raise TypeError for one that yields."""
@@ -125,10 +128,12 @@ class Calls:
         if self._at == len(self._calls) and not self._backlog:
             return False
         now = monotonic()
-        if self._went_on:  # did the tasks of the last turn take long?
-            slow = now - self._went_on > SLICE
-            self._quota = self._quota // 2 or 1 if slow else MOST_OPEN
-            self._went_on = 0.0
+        # What did the tasks of the last turn take, in time or in bytes?
+        if self._answers.full or (self._went_on and now - self._went_on > SLICE):
+            self._quota = self._quota // 2 or 1
+        elif self._went_on:
+            self._quota = min(self._quota * 2, MOST_OPEN)
+        self._went_on = 0.0
         until, opened = now + SLICE, len(self._running)
         for _ in range(MOST_AT_ONCE):
             running = len(self._running)
@@ -168,10 +173,19 @@ class Calls:
                 self._calls, self._execute = calls, self._function
             else:
                 keywords = frame.flags & wire.KEYWORDS
-                self._calls = [(body,) for body in frame.bodies()]
+                self._calls = [(body,) for body in self._bodies(frame)]
                 self._execute = self._of_keywords if keywords else self._of_body
             return True
         return False
+
+    def _bodies(self, frame: wire.Frame) -> "list[bytes | memoryview]":
+        if not frame.flags & wire.LIMITED:
+            return frame.bodies()
+        limits, bodies = frame.limited()
+        self._limits.update(enumerate(limits, frame.first))
+        if self._deadlines is None:
+            self._limit_calls(None)
+        return bodies
 
     def _of_body(self, *given: "Any") -> "Any":
         *before, body = given  # a `done`, or nothing
@@ -208,7 +222,7 @@ class Calls:
             return
         self._words[BEGUN] = call_id
         if self._deadlines is not None:
-            self._deadlines.begin(call_id)
+            self._deadlines.begin(call_id, self._limits.pop(call_id, None))
         try:
             if self._cancelled and call_id in self._cancelled:
                 raise asyncio.CancelledError
@@ -216,7 +230,7 @@ class Calls:
             if self.copy:
                 os._exit(0)
             if self._deadlines is not None and self._deadlines.passed(call_id):
-                raise self._deadlines.error(self._name)
+                raise self._deadlines.error(self._name, call_id)
             if self.ended is None:
                 self._answers.result(call_id, value)
         except BaseException as error:  # fails this call only; the worker goes on
@@ -240,7 +254,7 @@ class Calls:
         self._running[call_id] = gate
         self._words[BEGUN] = call_id
         if self._deadlines is not None:
-            self._deadlines.begin(call_id)
+            self._deadlines.begin(call_id, self._limits.pop(call_id, None))
         done = Done(
             self._name,
             partial(self._finish, call_id, gate),
@@ -330,7 +344,7 @@ class Calls:
         if self._answers.answered(call_id):
             raise error  # a signal's handler raised it, behind the call
         if self._deadlines is not None and self._deadlines.passed(call_id):
-            error = self._deadlines.error(self._name)
+            error = self._deadlines.error(self._name, call_id)
         elif call_id in self._cancelled and isinstance(error, asyncio.CancelledError):
             self._answers.cancelled(call_id)
             return
@@ -342,7 +356,7 @@ class Calls:
         if isinstance(running, list):
             if self._take(call_id, running):
                 assert self._deadlines is not None
-                self._answers.error(call_id, self._deadlines.error(self._name))
+                self._answers.error(call_id, self._deadlines.error(self._name, call_id))
                 self._gone(call_id)
         elif running is not None:
             running.cancel()

@@ -125,6 +125,10 @@ class Sync:
                 self._only_call(frame)
             elif frame.flags & wire.PACKED:
                 self._calls(frame.first, self._packed(frame), self.function)
+            elif frame.flags & wire.LIMITED:
+                self._timed = True  # the program looks at the limits
+                of = self._of_keywords if frame.flags & wire.KEYWORDS else self._of_body
+                self._calls(frame.first, zip(frame.limited()[1]), of)
             elif frame.flags & wire.KEYWORDS:
                 self._calls(frame.first, zip(frame.bodies()), self._of_keywords)
             else:

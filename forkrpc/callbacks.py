@@ -1,0 +1,112 @@
+"""Runs the callbacks of one worker, in order: in the reactor's thread or in a loop.
+
+A loop is asked to run them, and takes so many at each turn that it can do other things
+too.  It may be closed before it does; then the reactor runs what is left.
+"""
+
+import sys
+from time import monotonic
+
+from .loops import MOST
+from .reactor import report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .reactor import Reactor
+    from .session import Session
+
+PATIENCE = 0.1  # seconds until a loop is asked again
+
+
+class Callbacks:
+    """What `session.ready` holds is called; `deliver` in the reactor's thread.
+
+    loop: where callbacks run; None: in the reactor's thread.
+    """
+
+    def __init__(
+        self, session: "Session", reactor: "Reactor", options: "dict[str, Any]"
+    ) -> None:
+        self.loop: Any = options["loop"]
+        self._session = session
+        self._reactor = reactor
+        self._options = options
+        self._asked = 0.0  # time.monotonic() when the loop was asked; 0: it need not be
+        self._checking = False
+
+    def deliver(self) -> None:
+        """Call what is ready, or have it called."""
+        if not self._session.ready:
+            return
+        if self.loop is None:
+            self._run()
+        elif monotonic() > self._asked + PATIENCE:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._asked = monotonic()
+        try:
+            self.loop.call_soon_threadsafe(self._run_some)
+        except RuntimeError:  # the loop was closed
+            if any(function is not last for function, _ in self._session.ready):
+                report(*sys.exc_info())
+            self.loop = None
+            self._run()
+        else:
+            if not self._checking:  # it may be closed, or interrupted
+                self._checking = True
+                self._reactor.later(PATIENCE * 1.1, self._check)
+
+    def _check(self) -> None:
+        self._checking = False
+        self.deliver()
+
+    def run_soon(self) -> None:
+        """Call what is ready at the next turn of the loop, whose thread this is."""
+        if not self._asked:
+            self._asked = monotonic()
+            self.loop.call_soon(self._run_some)
+
+    def _run_some(self) -> None:
+        self._asked = 0.0
+        self._run(MOST)
+        if self._session.ready:
+            self.run_soon()
+
+    def _run(self, most: int = sys.maxsize) -> None:
+        """Call what is ready, in order.  In the callbacks' thread only."""
+        ready = self._session.ready
+        while ready and most:
+            most -= 1
+            function, argument = ready.popleft()
+            try:
+                function(argument)
+            except BaseException as error:  # the user's; it disturbs nothing else
+                self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        if self.loop is None:
+            report(*sys.exc_info())
+        else:
+            message = f"callback of {self._session.name}"
+            self.loop.call_exception_handler({"message": message, "exception": error})
+
+    def on_error(self, error: Exception) -> None:
+        """Tell the user of an error.  Runs in the callbacks' thread."""
+        on_error, on_event = self._options["on_error"], self._options["on_event"]
+        if on_error is not None:
+            on_error(error)
+        elif on_event is not None:
+            on_event("error", error)
+        else:
+            import logging
+
+            log = logging.getLogger("forkrpc")
+            log.error("%s", error, exc_info=error if error.__cause__ else None)
+
+
+def last(opened: "Any") -> None:
+    """Open the gate that stands behind all callbacks."""
+    opened.open()

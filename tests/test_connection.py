@@ -1,5 +1,6 @@
 """End-to-end: what a connection tells its user, and when."""
 
+import concurrent.futures
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import pytest
 
 from forkrpc import ClosedError, Forker, ProtocolError, SerialiserError, WorkerDied
 from helpers import wait_until
+from interrupts import Interrupt, interrupt_everywhere
 
 LIMIT = 10.0  # seconds; much more than it takes
 
@@ -318,3 +320,160 @@ def test_results_made_before_a_death_are_given(start):
 
     assert results == list(range(20))
     assert behind.exception().started is False
+
+
+# Cancelling.
+
+SLOW = """
+import asyncio, os
+
+async def wait(path=None):
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        if path:
+            open(path, "x").close()
+
+async def echo(value):
+    return value
+
+def block(path):
+    with open(path, "rb") as file:
+        file.read()
+    return "through"
+
+async def run(name, *args):
+    return await globals()[name](*args)
+"""
+
+
+@pytest.fixture(scope="module")
+def slow():
+    with Forker().eval(SLOW) as template:
+        with template.run("echo", backend="async") as proxy:
+            proxy.call(1)  # the template's twin stays as long as it does
+        yield template
+
+
+def test_a_running_call_of_an_async_worker_is_cancelled(slow, tmp_path):
+    path = tmp_path / "cleaned"
+    with slow.run("run", backend="async") as proxy:
+        future = proxy.submit("wait", str(path))
+        other = proxy.submit("echo", 1)
+        assert other.result(LIMIT) == 1
+        assert future.running()
+        assert future.cancel() is True
+        assert future.cancelled()
+        with pytest.raises(concurrent.futures.CancelledError):
+            future.result(LIMIT)
+        wait_until(lambda: proxy.pending == 0, LIMIT)
+        assert path.exists()
+        assert proxy.call("echo", 2) == 2
+
+
+def test_a_thousand_running_calls_are_cancelled_and_the_worker_goes_on(slow):
+    with slow.run("run", backend="async") as proxy:
+        futures = [proxy.submit("wait") for _ in range(1000)]
+        assert proxy.call("echo", 1) == 1
+        assert all(future.cancel() for future in futures)
+        assert proxy.call("echo", 2) == 2
+        wait_until(lambda: proxy.pending == 0, LIMIT)
+        done, waiting = concurrent.futures.wait(futures, LIMIT)
+        assert (len(done), len(waiting)) == (1000, 0)
+
+
+def test_a_call_that_waits_for_its_turn_is_withdrawn(slow):
+    with slow.run("run", backend="async", limit=1) as proxy:
+        first = proxy.submit("wait")
+        rest = [proxy.submit("echo", number) for number in range(10)]
+        assert rest[3].cancel()
+        assert first.cancel()
+        assert [each.result(LIMIT) for each in rest if not each.cancelled()] == [
+            *(0, 1, 2, 4, 5, 6, 7, 8, 9)
+        ]
+
+
+def test_a_call_of_a_sync_worker_is_withdrawn_while_it_is_not_sent(slow, tmp_path):
+    os.mkfifo(tmp_path / "gate")
+    with slow.run("block") as proxy:
+        first = proxy.submit(str(tmp_path / "gate"))
+        wait_until(first.running, LIMIT)
+        assert first.cancel() is False
+        with proxy._connection._channel._writing:  # nothing is sent meanwhile
+            futures = []
+
+            def submit():
+                for _ in range(5):
+                    futures.append(proxy.submit("/dev/null"))
+
+            thread = threading.Thread(target=submit)
+            thread.start()
+            wait_until(lambda: proxy._connection.session.unsent, LIMIT)
+        thread.join(LIMIT)
+        unsent = [future for future in futures if not future.running()]
+        cancelled = [future for future in unsent if future.cancel()]
+        assert all(future.cancelled() for future in cancelled)
+        with open(tmp_path / "gate", "wb"):
+            pass
+        assert first.result(LIMIT) == "through"
+        for future in futures:
+            if future not in cancelled:
+                assert future.result(LIMIT) == "through"
+        assert proxy.pending == 0
+
+
+def test_withdrawn_calls_of_a_sync_worker_never_run(slow, tmp_path):
+    os.mkfifo(tmp_path / "gate")
+    with slow.run("block") as proxy:
+        first = proxy.submit(str(tmp_path / "gate"))
+        # More than are sent ahead, so that the last ones wait in the program.
+        futures = [proxy.submit("/dev/null") for _ in range(3000)]
+        cancelled = [future for future in futures[::-1] if future.cancel()]
+        with open(tmp_path / "gate", "wb"):
+            pass
+        done, waiting = concurrent.futures.wait([first, *futures], LIMIT)
+        assert not waiting
+        assert all(each.cancelled() for each in cancelled)
+        assert sum(each.cancelled() for each in futures) == len(cancelled)
+        assert proxy.pending == 0
+        assert proxy.call("/dev/null") == "through"
+
+
+def test_cancel_and_death_settle_each_call_once(slow):
+    proxy = slow.run("run", backend="async", on_error=lambda error: None)
+    futures = [proxy.submit("wait") for _ in range(200)]
+    told = []
+    for future in futures:
+        future.add_done_callback(told.append)
+    killer = threading.Thread(target=proxy.kill)
+    for number, future in enumerate(futures):
+        if number == 100:
+            killer.start()
+        future.cancel()
+    killer.join(LIMIT)
+    assert proxy.join(LIMIT)
+
+    assert len(told) == 200
+    assert set(told) == set(futures)
+    assert proxy.pending == 0
+    assert not futures[0].cancel() or futures[0].cancelled()
+
+
+def test_an_interrupted_cancel_leaves_nothing_half_done(slow):
+    from forkrpc import connection as connection_module
+
+    with slow.run("run", backend="async") as proxy:
+
+        def attempt(interrupted):
+            future = proxy.submit("wait")
+            try:
+                with interrupted as raised:
+                    future.cancel()
+            except Interrupt:
+                future.cancel()
+            assert future.cancelled()
+            return raised
+
+        assert interrupt_everywhere(attempt, connection_module) > 3
+        wait_until(lambda: proxy.pending == 0, LIMIT)
+        assert proxy.call("echo", 1) == 1

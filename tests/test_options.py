@@ -187,3 +187,31 @@ def test_an_event_loop_is_taken():
         assert run_options({"loop": loop})["loop"] is loop
     finally:
         loop.close()
+
+
+# What belongs to one backend.
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("limit", 3), ("done", "m.done"), ("loop_factory", "uvloop.new_event_loop")],
+)
+def test_an_option_of_the_async_backend_is_refused_by_the_sync_one(name, value):
+    with pytest.raises(TypeError, match=f"{name} is an option of backend='async' only"):
+        run_options({name: value})
+    assert run_options({"backend": "async", name: value})[name] == value
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "3"])
+def test_a_bad_limit_is_told(limit):
+    with pytest.raises(ValueError, match="limit must be a number of calls above 0"):
+        run_options({"backend": "async", "limit": limit})
+
+
+def test_done_implies_that_the_worker_finishes():
+    given = {"backend": "async", "done": "m.done"}
+
+    assert run_options(given)["orphan"] == "finish"
+    assert run_options({**given, "orphan": "finish"})["orphan"] == "finish"
+    with pytest.raises(ValueError, match="orphan must be 'finish' with done"):
+        run_options({**given, "orphan": "kill"})

@@ -317,3 +317,45 @@ def test_without_memfd_the_memory_is_a_file_without_a_name(monkeypatch, tmp_path
     assert page.words[progress.BEGUN] == 3
     page.release()
     arena.close()
+
+
+# What asynchronous workers hold: in any order, each with the id of its call.
+
+
+def hold(page, *results):
+    """Hold results as a worker does: (call id, value, or body as bytes)."""
+    at = progress.IDS_BYTES
+    for slot, (call_id, value) in enumerate(results):
+        if isinstance(value, bytes):
+            assert page.keep_body(slot, value, at)
+            at += len(value)
+        else:
+            assert page.keep(slot, value)
+        page.ids[slot] = call_id
+        page.words[progress.HELD] = slot + 1
+
+
+def test_scattered_results_are_found_with_their_calls(page):
+    hold(page, (9, 1), (2, b"body"), (2**63, None), (3, 2.5))
+
+    assert page.scattered() == [
+        *((9, False, 1), (2, True, b"body"), (2**63, False, None), (3, False, 2.5))
+    ]
+
+
+def test_nothing_is_found_where_nothing_is_held(page):
+    assert page.scattered() == []
+
+
+def test_slots_that_are_used_anew_meanwhile_are_not_believed(page, monkeypatch):
+    hold(page, (9, 1))
+
+    class Changing:
+        """The ids, while the worker goes on."""
+
+        def __getitem__(self, _):
+            page.words[progress.TURN] += 1
+            return memoryview(bytearray(8)).cast("Q")
+
+    monkeypatch.setattr(progress.Page, "ids", Changing(), raising=False)
+    assert page.scattered() == []

@@ -490,3 +490,31 @@ def test_dropping_is_a_step_that_removes_items_from_the_left(items, data):
     wire.at_once(wire.dropping(queue, count))
 
     assert list(queue) == items[count:]
+
+
+# Answers out of order.
+
+
+@given(st.lists(st.integers(1, 2**64 - 1), min_size=1, max_size=20, unique=True))
+def test_scattered_answers_tell_whose_they_are(ids):
+    flags, first, table = wire.scatter(ids)
+    texts = [str(call_id).encode() for call_id in ids]
+    data = wire.encode_bodies(wire.RESULT, texts, flags=flags, first=first, ids=table)
+    decoder = wire.Decoder(greeted=True)
+    pieces = iter([data])
+    decoder.receive(lambda _: next(pieces))
+    found, inner = decoder.frames[0].scattered()
+
+    assert list(found) == ids
+    assert [bytes(body) for body in inner.bodies()] == texts
+
+
+def test_ids_that_follow_one_another_need_no_table():
+    assert wire.scatter([7, 8, 9]) == (0, 7, b"")
+    assert wire.scatter([7, 9, 8])[0] == wire.SCATTERED
+
+
+def test_a_table_of_ids_that_is_too_short_breaks_the_protocol():
+    frame = wire.Frame(wire.RESULT, wire.SCATTERED, 0, 3, 1, b"x" * 23)
+    with pytest.raises(ProtocolError, match="table of 3 ids"):
+        frame.scattered()

@@ -17,7 +17,7 @@ from select import POLLOUT, poll
 from .. import wire
 from ..classes import PROTOCOL
 from ..fds import Outbox
-from ..progress import HELD, IDS_BYTES, SLOTS, TURN
+from ..progress import DATA_BYTES, HELD, IDS_BYTES, LONGEST_BODY, SLOTS, TURN
 from .bodies import error_body, result_body
 
 TYPE_CHECKING = False
@@ -74,28 +74,35 @@ class Answers:
         """Answer a call.  Raise SerialiserError, the call still without an answer."""
         if self.codec.packs:
             with self._lock:
-                held = self._held
-                if (
-                    (self._packed or not self._run)
-                    and held < SLOTS
-                    and self._page.keep(held, value)
+                if self._held == SLOTS:
+                    self.leave()
+                if (self._packed or not self._run) and self._page.keep(
+                    self._held, value
                 ):
                     self._packed = True
                     self._append(call_id, value)
                     return
         body = result_body(self.codec, "result", (value,), self._limit)
         with self._lock:
-            if self._packed or len(self._run) >= SLOTS:
-                self._frame_run()
-                self._packed = False
-            if self._held < SLOTS and self._page.keep_body(
-                self._held, body, self._held_to
-            ):
-                self._held_to += len(body)
-                self._grow(len(body))
+            if self._keep_body(body):
                 self._append(call_id, body)
             else:
                 self.send(wire.encode(wire.RESULT, body, first=call_id), call_id)
+
+    def _keep_body(self, body: bytes) -> bool:
+        """Put *body* into the page, if it is short."""
+        if self._packed:
+            self._frame_run()
+            self._packed = False
+        size = len(body)
+        if size > LONGEST_BODY:
+            return False
+        if self._held == SLOTS or self._held_to + size > DATA_BYTES:
+            self.leave()
+        self._page.keep_body(self._held, body, self._held_to)
+        self._held_to += size
+        self._grow(size)
+        return True
 
     def _append(self, call_id: int, answer: object) -> None:
         """Add an answer, which stands in the page too."""

@@ -47,7 +47,10 @@ every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.fixture(scope="module")
 def template():
     with Forker(name="view") as template:
-        yield template.eval(WORK).ready()
+        template.eval(WORK)
+        with template.run("sleeping", backend="async") as proxy:
+            proxy.call(0)  # the template's twin stays as long as it does
+        yield template
 
 
 class Worker:

@@ -300,7 +300,7 @@ class Session:
         except Exception as problem:  # what the library itself wrote does not load
             return Failure(self._unloadable("the exception", call_id, problem))
         if getattr(error, "call", None) is None:
-            _name_call(error, self.text_of(call_id))
+            name_call(error, self.text_of(call_id))
         return Failure(error)
 
     def _load_result(self, body: "Any", call_id: int) -> object:
@@ -392,7 +392,7 @@ class Session:
         return failed
 
 
-def _name_call(error: Exception, text: str) -> None:
+def name_call(error: Exception, text: str) -> None:
     """Set `.call` where the exception takes it."""
     try:
         error.call = text  # type: ignore[attr-defined]

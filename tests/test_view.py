@@ -2,13 +2,14 @@
 
 import asyncio
 import gc
+import os
 import threading
 import time
 
 import pytest
 
 from forkrpc import CallTimeout, ClosedError, Forker, Proxy, WorkerDied
-from helpers import MS, wait_until
+from helpers import MS, descendants, wait_until
 
 LIMIT = 10.0  # seconds; much more than it takes
 
@@ -46,11 +47,13 @@ every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 @pytest.fixture(scope="module")
 def template():
+    before = set(descendants(os.getpid()))
     with Forker(name="view") as template:
         template.eval(WORK)
         with template.run("sleeping", backend="async") as proxy:
             proxy.call(0)  # the template's twin stays as long as it does
         yield template
+    wait_until(lambda: before.issuperset(descendants(os.getpid())), LIMIT)
 
 
 class Worker:

@@ -33,12 +33,17 @@ class AsyncStream:
     """
 
     def __init__(
-        self, connection: "Connection", args: "tuple[Any, ...]", kwargs: "Any"
+        self,
+        connection: "Connection",
+        args: "tuple[Any, ...]",
+        kwargs: "Any",
+        limit: "float | None" = None,
     ) -> None:
         self._connection = connection
         self._home = connection.home("astream()")
         self._bell = _Bell(self._home)
         self._items = _HomeItems(self._bell)
+        self._items.limit = limit
         self._batch: deque[Any] = deque()
         self._end: list[object] = []  # its outcome, once it was reached
         self._given = 0  # items that were ever in the batch
@@ -165,8 +170,8 @@ class _HomeItems(Items):
 
     def __init__(self, bell: _Bell) -> None:
         super().__init__()
-        self._bell = bell
+        self.bell = bell
 
     @property
     def ring(self) -> "Callable[[], object]":
-        return partial(self._bell.home.inbox.append, (self._bell, None))
+        return partial(self.bell.home.inbox.append, (self.bell, None))

@@ -11,6 +11,7 @@ from itertools import repeat
 from types import BuiltinFunctionType, FunctionType, MethodType
 
 from . import atomic
+from .limits import Limited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ CALLBACKS = frozenset([FunctionType, BuiltinFunctionType, MethodType])
 CANCELLED = object()  # the outcome of a call that its Awaiter has cancelled
 
 
-class Awaiter:
+class Awaiter(Limited):
     """A future of one call.
 
     call_id: set when the call leaves the program's queue; 0 before.

@@ -118,16 +118,20 @@ class Callbacks:
 
     def on_error(self, error: Exception) -> None:
         """Tell the user of an error.  Runs in the callbacks' thread."""
-        on_error, on_event = self._options["on_error"], self._options["on_event"]
-        if on_error is not None:
-            on_error(error)
-        elif on_event is not None:
-            on_event("error", error)
-        else:
-            import logging
+        tell_error(self._options, error)
 
-            log = logging.getLogger("forkrpc")
-            log.error("%s", error, exc_info=error if error.__cause__ else None)
+
+def tell_error(options: "dict[str, Any]", error: Exception) -> None:
+    """Call `on_error`, or what stands for it."""
+    if options["on_error"] is not None:
+        options["on_error"](error)
+    elif options["on_event"] is not None:
+        options["on_event"]("error", error)
+    else:
+        import logging
+
+        log = logging.getLogger("forkrpc")
+        log.error("%s", error, exc_info=error if error.__cause__ else None)
 
 
 def last(opened: "Any") -> None:

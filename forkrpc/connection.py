@@ -7,17 +7,19 @@ process; this tells the user.
 import signal
 from _queue import SimpleQueue
 from _thread import get_ident
+from functools import partial
 from time import monotonic
 
+from .arguments import Arguments
 from .callbacks import Callbacks, last
 from .channel import Channel
-from .entries import Keywords, Streamed
-from .errors import ClosedError, SerialiserError
+from .errors import ClosedError
 from .flow import Flow
 from .gate import Gate
+from .limits import LimitedQueue, limit_of
 from .loading import Failure, result_of
 from .loops import loop_that_may_wait, running_loop
-from .serialisers import keepable
+from .reactor import TICK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from .loops import Home
     from .program import Program
     from .session import Session
+
+    Args = tuple[Any, ...]
+    Keys = dict[str, Any]
+    Limit = float | None
 
 
 POLL = 0.01  # seconds between two looks at calls without an answer, at the end
@@ -60,7 +66,10 @@ class Connection:
         self._channel = Channel(program.reactor, sock, session)
         self.flow = Flow(session, self._channel, life, program)
         self._options = options
+        self._arguments = Arguments(session, options["max_frame"])
+        self._waiting = self._arguments.waiting
         self._callbacks = Callbacks(session, program.reactor, options)
+        self._limited = False  # some call had a limit of its own
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
         self._seen = 0  # the first call whose result was held at the last look
@@ -71,40 +80,47 @@ class Connection:
         session.follow(life)
         life.read_rest = self._channel.read_rest
         life.on_end = self._on_end
-        if options["timeout"] is not None:
-            life.limit_calls(options["timeout"], *session.limits())
+        own = partial(limit_of, session)
+        life.limit_calls(options["timeout"], own, *session.limits())
         program.ends[self] = None
         self._channel.start(self)
 
     # Calls, in any thread.
 
-    def submit(
-        self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]", target: object
-    ) -> None:
+    def submit(self, args: "Args", kwargs: "Keys", target: object) -> None:
         """Queue a call; *target* is who gets the outcome.
 
         Never blocks.  Raise SerialiserError or ClosedError.
         """
-        self.session.unsent.extend((self._prepared(args, kwargs), target))
+        if self.closed is not None:
+            self._check_open()
+        self.session.unsent.extend((self._waiting(args, kwargs), target))
         self.send()
 
     def submit_for(
-        self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]", target: "Awaiter"
+        self, args: "Args", kwargs: "Keys", target: "Any", limit: "Limit" = None
     ) -> None:
-        """As `submit`, for who may cancel the call."""
-        self.session.varied = True
-        self.submit(args, kwargs, target)
+        """As `submit`, for who may cancel the call, or limits it to so many seconds.
 
-    def stream(
-        self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]", items: "Items"
-    ) -> None:
-        """As `submit`, for a call whose items go to *items*."""
-        self._check_open()
-        body = Streamed(self.session.codec.dump((*args, kwargs) if kwargs else args))
-        self._check_size(body)
-        body.keywords = bool(kwargs)
+        With a limit *target* is a Limited.
+        """
         self.session.varied = True
-        self.session.unsent.extend((body, items))
+        if limit is None:
+            self.submit(args, kwargs, target)
+        else:
+            self._check_open()
+            self._limited = True
+            call = self._arguments.limited(args, kwargs, limit)
+            self.session.unsent.extend((call, target))
+            self.send()
+
+    def stream(self, args: "Args", kwargs: "Keys", items: "Items") -> None:
+        """As `submit_for`, for a call whose items go to *items*."""
+        self.session.varied = True
+        self._check_open()
+        self._limited = self._limited or items.limit is not None
+        call = self._arguments.streamed(args, kwargs, items.limit)
+        self.session.unsent.extend((call, items))
         self.send()
         self._channel.flush()
 
@@ -115,48 +131,36 @@ class Connection:
         if len(self.session.unsent) >= self.session.gather:
             self._channel.flush()
 
-    def call(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> object:
+    def call_within(self, args: "Args", kwargs: "Keys", limit: float) -> object:
+        """As `call`, with a limit in seconds."""
+        self.program.check_may_wait("call()")
+        self._check_open()
+        self._limited = True
+        call = self._arguments.limited(args, kwargs, limit)
+        if not self._ticking:
+            self._start_ticking()
+        return result_of(self._channel.exchange(call, LimitedQueue(limit)))
+
+    def call(self, args: "Args", kwargs: "Keys") -> object:
         """Make a call and wait for its result; return it, or raise."""
         if get_ident() == self.program.reactor.ident:
             self.program.check_may_wait("call()")
         if len(args) == 1 and not kwargs and type(args[0]) in self.session.ones:
             call = args[0]
         else:
-            call = self._prepared(args, kwargs)
+            if self.closed is not None:
+                self._check_open()
+            call = self._waiting(args, kwargs)
         if not self._ticking:
             self._start_ticking()
         outcome = self._channel.exchange(call, SimpleQueue())
         return result_of(outcome) if type(outcome) is Failure else outcome
-
-    def _prepared(self, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> object:
-        """Return what `Session.unsent` takes for a call.
-
-        Raise SerialiserError, ClosedError, or what ended the worker.
-        """
-        if self.closed is not None:
-            self._check_open()
-        codec = self.session.codec
-        if codec.packs and not kwargs and keepable(args):
-            kind = type(args[0]) if len(args) == 1 else tuple
-            return args if kind is bytes or kind is tuple else args[0]
-        body = codec.dump((*args, kwargs) if kwargs else args)
-        if len(body) > self._options["max_frame"]:
-            self._check_size(body)
-        return Keywords(body) if kwargs else body
 
     def _check_open(self) -> None:
         """Raise ClosedError, or what ended the worker."""
         if self.closed is not None:
             error = self.death_error()
             raise ClosedError(self.closed) if error is None else error
-
-    def _check_size(self, body: bytes) -> None:
-        limit = self._options["max_frame"]
-        if len(body) > limit:
-            raise SerialiserError(
-                f"arguments of {len(body)} bytes, max_frame is {limit}; "
-                "raise it with run(..., max_frame=...)"
-            )
 
     def check_may_wait(self, verb: str) -> None:
         """Raise RuntimeError where waiting for callbacks would wait for itself."""
@@ -246,6 +250,8 @@ class Connection:
         self._channel.tick()
         self.flow.stop_closed()
         self.on_read()
+        if self._limited:
+            self.life.look_at_limit(TICK)
         self._ticking = False  # first: a call that comes now starts anew
         # A program that calls again and again keeps it ticking: no wake for each call.
         sent, self._sent = self._sent, self.session.sent

@@ -6,7 +6,8 @@ What is to be sent tells by its type how:
     a tuple               several such arguments (`serialisers.keepable`)
     bytes                 the body of a call, serialised when it was made
     Keywords              such a body with keyword arguments
-    Streamed              the body of a stream's call, with or without them
+    Limited...            the same, of calls with a time limit of their own
+    Streamed              the body of a stream's call, whatever it has
     Definition            a DEFINE body
 
 Calls of the first two kinds are serialised many at once.  They cost the collector
@@ -32,16 +33,36 @@ class Keywords(bytes):
     __slots__ = ()
 
 
-class Streamed(bytes):
-    """The body of a stream's call.  keywords: it has keyword arguments."""
+class LimitedBody(bytes):
+    """The body of a call with a limit, which it begins with."""
 
-    keywords = False
+    __slots__ = ()
+
+
+class LimitedKeywords(bytes):
+    """Such a body with keyword arguments."""
+
+    __slots__ = ()
+
+
+class Streamed(bytes):
+    """The body of a stream's call.  flags: of its frame."""
+
+    flags = 0
 
 
 class Definition(bytes):
     """A DEFINE body.  It is no call: nobody gets an outcome."""
 
     __slots__ = ()
+
+
+_FLAGS: "dict[type, int]" = {
+    bytes: 0,
+    Keywords: wire.KEYWORDS,
+    LimitedBody: wire.LIMITED,
+    LimitedKeywords: wire.LIMITED | wire.KEYWORDS,
+}
 
 
 def framed(calls: "list[object]", first: int) -> "tuple[int, bytes]":
@@ -75,7 +96,6 @@ def _framed_bodies(
         bodies = bodies[: next(n for n, each in enumerate(kinds) if each is not kind)]
     sizes = list(accumulate(map(len, bodies)))
     count = bisect_right(sizes, MOST_BYTES) or 1
-    flags = wire.KEYWORDS if kind is Keywords else 0
     return count, wire.encode_bodies(
-        wire.CALL, bodies[:count], flags=flags, first=first
+        wire.CALL, bodies[:count], flags=_FLAGS[kind], first=first
     )

@@ -96,6 +96,17 @@ class Forker:
         return cls.__new__(cls)._adopt(fork_template(current()), None)
 
     @classmethod
+    def inline(cls, *, name: "str | None" = None) -> "Forker":
+        """Return what stands for a template while you debug: nothing is forked.
+
+        Each step and each call is executed at once, in this process and in the thread
+        that asks for it.  It isolates nothing.
+        """
+        from .inline import Inline
+
+        return Inline(name=name)
+
+    @classmethod
     def from_socket(cls, sock: "socket") -> "Forker":
         """Return the template that another process let go by `detach`.
 
@@ -119,11 +130,7 @@ class Forker:
 
     def require(self, *modules: str) -> "Forker":
         """Import *modules* in the template, in order."""
-        for module in modules:
-            if not isinstance(module, str) or not all(
-                part.isidentifier() for part in module.split(".")
-            ):
-                raise ValueError(f"require: {module!r:.100} is no name of a module")
+        check_modules(modules)
         self._command("require", wire.REQUIRE, dumps(modules))
         return self
 
@@ -256,6 +263,15 @@ class Forker:
     ) -> None:
         self._check(verb)
         self._link.send(kind, body, handles or [])
+
+
+def check_modules(modules: "tuple[str, ...]") -> None:
+    """Raise ValueError for what is no name of a module."""
+    for module in modules:
+        if not isinstance(module, str) or not all(
+            part.isidentifier() for part in module.split(".")
+        ):
+            raise ValueError(f"require: {module!r:.100} is no name of a module")
 
 
 def _directory(path: "str | os.PathLike[str] | None") -> int:

@@ -11,6 +11,7 @@ from functools import partial
 from . import wire
 from .entries import Streamed
 from .errors import ProtocolError
+from .limits import Limited
 from .loading import Failure
 
 TYPE_CHECKING = False
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     Steps = list[Callable[[], object]]
 
 
-class Items(SimpleQueue):  # type: ignore[type-arg]
+class Items(SimpleQueue, Limited):  # type: ignore[type-arg]
     """The target of a stream's call.  As a queue it only rings: look into `arrived`.
 
     call_id: 0 before it was sent.
@@ -30,7 +31,10 @@ class Items(SimpleQueue):  # type: ignore[type-arg]
     received: how many items have come, framed: how many of them in frames.  The others
     were read from the worker's page, and come once more if the worker lives on.
     taker: the thread that took from it last.
+    bell: what waits in a loop, None where a thread waits.
     """
+
+    bell: "Any" = None
 
     def __init__(self) -> None:
         self.call_id = 0
@@ -89,7 +93,7 @@ class Streams:
 
     def sending(self, body: Streamed, items: Items, first: int) -> "list[Any]":
         """Return the STREAM frame of a call, and steps."""
-        flags = wire.KEYWORDS if body.keywords else 0
+        flags = body.flags
         if items.closed:
             body, flags = Streamed(), wire.WITHDRAWN
         return [

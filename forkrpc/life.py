@@ -8,6 +8,7 @@ the first sign the others are waited for, a little.
 import _thread
 import os
 import signal
+from math import inf
 from time import monotonic_ns
 
 from .death import Death
@@ -56,7 +57,8 @@ class Life:
         self._eof = self._dead = self._ruling = False
         self._kill_with: int | None = None  # a signal for a process not yet started
         self._timed_out = 0
-        self._timeout: float | None = None
+        self._timeout: float | None = None  # of the call that has run too long
+        self._limits: Any
         self._death: Death | None = None
 
     # What the template tells.
@@ -207,33 +209,52 @@ class Life:
 
     def limit_calls(
         self,
-        timeout: float,
+        timeout: "float | None",
+        limit_of: "Callable[[int], float | None]",
         waits: "Callable[[int], bool]",
         word: int = BEGUN,
         grace: float = 0.0,
     ) -> None:
-        """End the worker when a call runs *grace* longer than *timeout* seconds.
+        """End the worker when a call runs *grace* longer than its limit.
 
-        waits: returns whether the call of an id has no answer.  word: where the page
-        has the id of the call that has been running longest.
+        timeout: of calls without a limit of their own, in seconds; None: they have
+        none.  limit_of: returns a call's own.  waits: returns whether a call has no
+        answer.  word: where the page has the id of the call that is due next.
         """
-        self._timeout = timeout
+        self._limits = timeout, limit_of, waits, word, grace
+        if timeout is not None:
+            self._program.reactor.later(timeout + grace, self._look_again)
 
-        def look() -> None:
-            if self.over or self._page is None:
-                return
-            words, left = self._page.words, timeout + grace
-            oldest, since = words[word], words[SINCE]
-            if oldest and words[word] == oldest and waits(oldest):
-                stands = since & WAITING
-                left -= (since ^ WAITING if stands else monotonic_ns() - since) / 1e9
-            if left > 0:
-                self._program.reactor.later(left, look)
-            else:
-                self._timed_out = oldest
-                self.kill(signal.SIGKILL)
+    def _look_again(self) -> None:
+        left, (timeout, *_, grace) = self._left(), self._limits
+        if left > 0 and timeout is not None:
+            again = min(left, timeout + grace)
+            self._program.reactor.later(again, self._look_again)
 
-        self._program.reactor.later(timeout + grace, look)
+    def look_at_limit(self, until: float) -> None:
+        """Look for a call beyond its limit, now and within *until* seconds."""
+        if 0 < (left := self._left()) < until:
+            self._program.reactor.later(left, self._left)
+
+    def _left(self) -> float:
+        """Return the seconds that a call has left; end the worker if it has none."""
+        if self.over or self._page is None:
+            return 0.0
+        timeout, limit_of, waits, word, grace = self._limits
+        words = self._page.words
+        oldest, since = words[word], words[SINCE]
+        if not oldest or words[word] != oldest:
+            return inf
+        limit = limit_of(oldest)
+        limit = timeout if limit is None else limit
+        if limit is None or not waits(oldest):
+            return inf
+        ran = since ^ WAITING if since & WAITING else monotonic_ns() - since
+        left = limit + grace - ran / 1e9
+        if left <= 0 and not self._timed_out:
+            self._timed_out, self._timeout = oldest, limit
+            self.kill(signal.SIGKILL)
+        return float(left)
 
     def kill(self, number: int) -> None:
         """Send a signal to the worker and what it has started.  Any thread."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .gate import Gate
     from .program import Program
+    from .standin import Here
 
 MOST = 128  # outcomes that are told in one turn of a loop
 
@@ -283,7 +284,7 @@ def running_loop() -> "Any":
     return None if asyncio is None else asyncio._get_running_loop()
 
 
-def loop_that_may_wait(verb: str, program: "Program") -> "Any":
+def loop_that_may_wait(verb: str, program: "Program | Here") -> "Any":
     """Return the loop that runs in this thread.  Raise RuntimeError."""
     program.check_may_wait(verb)
     loop = running_loop()

@@ -6,6 +6,7 @@ from .wire import LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 DEVNULL, STDOUT = -3, -2  # as in subprocess
@@ -44,7 +45,7 @@ def run_options(given: "dict[str, Any]") -> "dict[str, Any]":
     """Return all options, checked.  Raise TypeError or ValueError."""
     for name in given:
         if name not in DEFAULTS:
-            close = _nearest(name)
+            close = nearest(name, DEFAULTS)
             raise TypeError(f"run() has no option {name!r}{close}")
     options = {**DEFAULTS, **given}
     _check_backend(options)
@@ -57,9 +58,7 @@ def run_options(given: "dict[str, Any]") -> "dict[str, Any]":
             continue
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be a number of bytes above 0, not {size!r}")
-    timeout = options["timeout"]
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise ValueError(f"timeout must be seconds above 0 or None, not {timeout!r}")
+    checked_timeout(options["timeout"])
     if options["done"] is not None:
         options["orphan"] = given.get("orphan", "finish")
     _check_orphan(options["orphan"], options["done"])
@@ -99,13 +98,20 @@ def _check_orphan(orphan: "Any", done: object) -> None:
         )
 
 
-def _nearest(name: str) -> str:
+def checked_timeout(timeout: object) -> None:
+    """Raise ValueError for what is no number of seconds, nor None."""
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise ValueError(f"timeout must be seconds above 0 or None, not {timeout!r}")
+
+
+def nearest(name: str, options: "Iterable[str]") -> str:
+    """Return the end of a message: which of *options* was meant."""
     from difflib import get_close_matches
 
-    found = get_close_matches(name, DEFAULTS, 1)
+    found = get_close_matches(name, options, 1)
     if found:
         return f"; did you mean {found[0]!r}?"
-    return "; its options are " + ", ".join(DEFAULTS)
+    return "; its options are " + ", ".join(options)
 
 
 def _stream(name: str, given: "Any") -> "str | int":

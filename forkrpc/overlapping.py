@@ -67,6 +67,9 @@ class Overlapping(Session):
     def limits(self) -> "tuple[Any, ...]":
         return self.pending.__contains__, OLDEST, KILL_GRACE
 
+    def target(self, call_id: int) -> "Target":
+        return self.pending[call_id]
+
     def head(self) -> int:
         return next(iter(self.pending), 0)
 

@@ -27,6 +27,8 @@ class Proxy:
     inert: calls raise ClosedError.
     """
 
+    _limit: "float | None" = None  # seconds that each call may run; of a View
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._session = connection.session
@@ -51,8 +53,7 @@ class Proxy:
             if len(unsent) >= session.gather:
                 self._connection.send()
             return
-        callback = args[-1] if args and callable(args[-1]) else _ignored(args)
-        self._connection.submit(args[:-1], kwargs, callback)
+        self._connection.submit(args[:-1], kwargs, callback_of(args))
 
     def submit(self, /, *args: "Any", **kwargs: "Any") -> "Future[Any]":
         """Call the function; return a `concurrent.futures.Future` of its result.
@@ -85,14 +86,14 @@ class Proxy:
         """
         connection = self._connection
         connection.program.check_may_wait("stream()")
-        return Stream(connection, args, kwargs)
+        return Stream(connection, args, kwargs, self._limit)
 
     def astream(self, /, *args: "Any", **kwargs: "Any") -> "AsyncStream":
         """Do as `stream`, for `async for` in an asyncio program.
 
         Raise RuntimeError where no loop runs.
         """
-        return AsyncStream(self._connection, args, kwargs)
+        return AsyncStream(self._connection, args, kwargs, self._limit)
 
     async def acall(self, /, *args: "Any", **kwargs: "Any") -> "Any":
         """Call the function in an asyncio program; return its result, or raise.
@@ -106,6 +107,17 @@ class Proxy:
         connection.submit_for(args, kwargs, call)
         home.began(call)
         return result_of(await call.outcome())
+
+    def with_options(self, **options: "Any") -> "Proxy":
+        """Return a view of this proxy whose calls have other settings.
+
+        timeout: seconds that a call may run, None: no limit; in place of that of `run`.
+        A view has all verbs, and keeps the connection open as the proxy does.  Raise
+        TypeError or ValueError for a bad option.
+        """
+        from .view import View, checked
+
+        return View(self, self._connection, checked(options))
 
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of everything received so far have run.
@@ -201,8 +213,10 @@ class Proxy:
         return f"<Proxy {name}, pid {pid}, {state}, {self.pending} pending>"
 
 
-def _ignored(args: "tuple[Any, ...]") -> "Callable[[Any], object]":
-    """Return what stands for a callback of None.  Raise TypeError for no callback."""
+def callback_of(args: "tuple[Any, ...]") -> "Callable[[Any], object]":
+    """Return the callback of a call, also for None.  Raise TypeError without one."""
+    if args and callable(args[-1]):
+        return args[-1]  # type: ignore[no-any-return]
     if not args:
         raise TypeError(
             "a call needs a callback (or None) as its last positional argument; "

@@ -107,6 +107,13 @@ class Session:
         """Queue a DEFINE body, before the call that needs it."""
         self.unsent.extend((Definition(definition), None))
 
+    def target(self, call_id: int) -> "Target":
+        """Return the target of the call that runs.  Raise LookupError."""
+        target = self.pending[0]
+        if call_id != self.head():  # another thread has settled it
+            raise LookupError
+        return target
+
     def head(self) -> int:
         """Return the id of the oldest call without an answer, 0 if there is none."""
         pending = len(self.pending)

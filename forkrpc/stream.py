@@ -48,8 +48,10 @@ class Stream(filter):  # type: ignore[type-arg]
         connection: "Connection",
         args: "tuple[object, ...]",
         kwargs: "dict[str, Any]",
+        limit: "float | None" = None,
     ) -> "Stream":
         batch = _Batch(_Source(connection))
+        batch.source.items.limit = limit
         take = map(batch.__getitem__, count())
         self = super().__new__(cls, partial(is_not, _NOTHING), take)
         self._batch = batch  # first: who is interrupted now drops it, and so closes it

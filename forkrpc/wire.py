@@ -71,13 +71,15 @@ STARTED, REFUSED, EXITED, PONG = range(48, 52)
 
 PACKED, KEYWORDS, ONES = 1, 2, 8  # flags of calls and results
 SCATTERED = 4  # flag of results and errors
+LIMITED = 16  # flag of calls and streams: each body begins with its limit, f64 seconds
 FOR_GOOD = 1  # flag of CLOSE: the program ends
 ENDED = 32  # flag of a stream's RESULT
-WITHDRAWN = 16  # flag of STREAM: it was closed before it was sent; no body
+WITHDRAWN = 64  # flag of STREAM: it was closed before it was sent; no body
 
 WINDOW = 64  # items that a stream may be ahead of who takes them
 WINDOW_BYTES = 256 << 10  # the same in bytes; the item that reaches it is still made
 
+_LIMIT = Struct("<d")
 _HEADER = Struct("<BBHIQQQ")
 _TAKEN = Struct("<Q")
 _pack, _unpack = _HEADER.pack, _HEADER.unpack_from
@@ -150,6 +152,14 @@ class Frame:
         inner = Frame(self.kind, flags, 0, self.count, self.first, rest)
         return table.unpack_from(self.body), inner
 
+    def limited(self) -> "tuple[list[float], list[bytes | memoryview]]":
+        """Return the limits and the bodies of a LIMITED frame."""
+        bodies = self.bodies()
+        if any(len(body) < _LIMIT.size for body in bodies):
+            raise ProtocolError(f"no limits in {self!r}")
+        limits = [_LIMIT.unpack_from(body)[0] for body in bodies]
+        return limits, [body[_LIMIT.size :] for body in bodies]
+
     def loaded(self, load: "Callable[[Any], Any]") -> "Any":
         """Load a body that runs no code of the user; ProtocolError if it cannot be."""
         try:
@@ -185,6 +195,11 @@ def encode(
 def encode_one(kind: int, flags: int, first: int, body: bytes) -> bytes:
     """As `encode`, for the frame of one call or result."""
     return _pack(kind, flags, 0, 1, first, 0, len(body)) + body
+
+
+def limited(body: bytes, limit: float) -> bytes:
+    """Return the body of a call that may run *limit* seconds, for a LIMITED frame."""
+    return _LIMIT.pack(limit) + body
 
 
 def encode_bodies(

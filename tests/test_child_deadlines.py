@@ -1,5 +1,7 @@
 """Unit: time limits of running calls; the clock and the timers are the test's."""
 
+from math import inf
+
 import pytest
 
 from forkrpc import CallTimeout, progress
@@ -114,7 +116,43 @@ def test_a_call_may_end_twice(bench):
 
 
 def test_the_error_names_the_function_and_the_limit(bench):
-    error = bench.deadlines.error("m.f")
+    bench.deadlines.begin(1)
+    error = bench.deadlines.error("m.f", 1)
 
     assert isinstance(error, CallTimeout)
     assert "m.f ran longer than its timeout of 2.0 s" in str(error)
+
+
+def test_a_call_may_have_a_limit_of_its_own(bench):
+    bench.deadlines.begin(1)
+    bench.deadlines.begin(2, 0.5)
+    bench.deadlines.begin(3, inf)
+    bench.deadlines.begin(4, 5.0)
+    assert bench.oldest()[0] == 2
+
+    bench.wait(1)
+    assert bench.expired == [2]
+    assert bench.oldest()[0] == 2  # it has still no answer
+    assert "timeout of 0.5 s" in str(bench.deadlines.error("m.f", 2))
+    bench.deadlines.end(2)
+    assert bench.oldest()[0] == 1
+    bench.wait(1.5)
+    assert bench.expired == [2, 1]
+    bench.deadlines.end(1)
+    assert bench.oldest()[0] == 4
+    bench.wait(100)
+    assert bench.expired == [2, 1, 4]
+    assert not bench.deadlines.passed(3)
+
+
+def test_without_a_timeout_only_calls_with_a_limit_are_watched(bench):
+    deadlines = Deadlines(bench.page, None, bench._later, bench.expired.append)
+
+    deadlines.begin(1)
+    assert bench.timers == []
+    assert bench.oldest()[0] == 0
+    deadlines.begin(2, 1.0)
+    bench.wait(100)
+
+    assert bench.expired == [2]
+    assert not deadlines.passed(1)

@@ -89,7 +89,7 @@ def test_a_stream_that_was_closed_before_it_was_sent_goes_without_its_arguments(
     items.closed = True
 
     body = Streamed(b"body")
-    body.keywords = True
+    body.flags = wire.KEYWORDS
     data, *_ = streams.sending(body, items, 1)
 
     assert data == wire.encode(wire.STREAM, flags=wire.WITHDRAWN, first=1)

@@ -70,6 +70,13 @@ def enter(backend: "Backend") -> None:
     os.register_at_fork(after_in_child=_leave_copy)
 
 
+def stand_in(backends: "list[Backend]") -> "list[Backend]":
+    """Send events to these from now on; return where they went (Forker.inline)."""
+    before = _backend[:]
+    _backend[:] = backends
+    return before
+
+
 def _leave_copy() -> None:
     """In a process that user code has forked from the worker: send nothing."""
     for backend in _backend:

@@ -211,7 +211,7 @@ class _Open:
             resume = partial(
                 self.deadlines.resume,
                 self._call_id,
-                self.deadlines.pause(self._call_id),
+                *self.deadlines.pause(self._call_id),
             )
         try:
             while self._window.full() and not self.stopped:

@@ -61,14 +61,13 @@ class Calls:
         self._words = page.words
         self._limit = spec["limit"] or sys.maxsize
         self._thread = get_ident()
+        self._page = page
+        self.streams = Streams(answers)
+        self._produce = self.streams.produce
+        self._limits: dict[int, float] = {}  # of calls still to begin with their own
         self._deadlines: Deadlines | None = None
         if spec["timeout"] is not None:
-            self._deadlines = Deadlines(
-                page, spec["timeout"], self._later, self._expire
-            )
-        self.streams = Streams(answers)
-        self.streams.deadlines = self._deadlines
-        self._produce = self.streams.produce
+            self._limit_calls(spec["timeout"])
         self._backlog: deque[wire.Frame] = deque()  # of calls still to begin
         self._received = 0  # id of the last call in a frame that has come
         self._calls: Sequence[Any] = ()  # of the oldest frame: arguments of `_execute`
@@ -81,6 +80,10 @@ class Calls:
         self._cancelled: set[int] = set()  # by the program
         self._quota = 8  # up to MOST_OPEN
         self._went_on = 0.0  # time.monotonic() when calls were left to the next turn
+
+    def _limit_calls(self, timeout: "float | None") -> None:
+        self._deadlines = Deadlines(self._page, timeout, self._later, self._expire)
+        self.streams.deadlines = self._deadlines
 
     def use(self, function: "Callable[..., Any]") -> None:
         """Call *function* from now on."""
@@ -163,6 +166,8 @@ class Calls:
             frame = self._backlog.popleft()
             self._first, self._at = frame.first, 0
             if frame.kind == wire.STREAM:
+                if frame.flags & wire.LIMITED:
+                    (frame.body,) = self._bodies(frame)
                 self._calls, self._execute = [(frame,)], self._produce
             elif frame.flags & wire.PACKED:
                 calls = frame.loaded(self._answers.codec.load)
@@ -173,10 +178,19 @@ class Calls:
                 self._execute = self._function
             else:
                 keywords = frame.flags & wire.KEYWORDS
-                self._calls = [(body,) for body in frame.bodies()]
+                self._calls = [(body,) for body in self._bodies(frame)]
                 self._execute = self._of_keywords if keywords else self._of_body
             return True
         return False
+
+    def _bodies(self, frame: wire.Frame) -> "list[bytes | memoryview]":
+        if not frame.flags & wire.LIMITED:
+            return frame.bodies()
+        limits, bodies = frame.limited()
+        self._limits.update(enumerate(limits, frame.first))
+        if self._deadlines is None:
+            self._limit_calls(None)
+        return bodies
 
     def _of_body(self, *given: "Any") -> "Any":
         *before, body = given  # a `done`, or nothing
@@ -213,7 +227,7 @@ class Calls:
             return
         self._words[BEGUN] = call_id
         if self._deadlines is not None:
-            self._deadlines.begin(call_id)
+            self._deadlines.begin(call_id, self._limits.pop(call_id, None))
         try:
             if self._cancelled and call_id in self._cancelled:
                 raise asyncio.CancelledError
@@ -221,7 +235,7 @@ class Calls:
             if self.copy:
                 os._exit(0)
             if self._deadlines is not None and self._deadlines.passed(call_id):
-                raise self._deadlines.error(self._name)
+                raise self._deadlines.error(self._name, call_id)
             if self.ended is None:
                 if value is ENDED:
                     self._answers.ended(call_id)
@@ -248,7 +262,7 @@ class Calls:
         self._running[call_id] = gate
         self._words[BEGUN] = call_id
         if self._deadlines is not None:
-            self._deadlines.begin(call_id)
+            self._deadlines.begin(call_id, self._limits.pop(call_id, None))
         done = Done(
             self._name,
             partial(self._finish, call_id, gate),
@@ -338,7 +352,7 @@ class Calls:
         if self._answers.answered(call_id):
             raise error  # a signal's handler raised it, behind the call
         if self._deadlines is not None and self._deadlines.passed(call_id):
-            error = self._deadlines.error(self._name)
+            error = self._deadlines.error(self._name, call_id)
         elif call_id in self._cancelled and isinstance(error, asyncio.CancelledError):
             self._answers.cancelled(call_id)
             return
@@ -350,7 +364,7 @@ class Calls:
         if isinstance(running, list):
             if self._take(call_id, running):
                 assert self._deadlines is not None
-                self._answers.error(call_id, self._deadlines.error(self._name))
+                self._answers.error(call_id, self._deadlines.error(self._name, call_id))
                 self._gone(call_id)
         elif running is not None:
             running.cancel()

@@ -1,12 +1,11 @@
 """When calls of an asynchronous worker have run too long.
 
-All calls of a worker have the same limit, so they pass it in the order in which they
-began: one timer, for the oldest, is enough.  The page names that call, so that the
-program can end a worker that cannot end it itself.
+One timer is enough, for the call that is due next.  The page names that call, or one
+that is overdue, so that the program can end a worker that cannot end it itself.
 """
 
-from collections import deque
-from operator import itemgetter
+from heapq import heappop, heappush
+from math import inf
 from time import monotonic_ns
 
 from ..errors import CallTimeout
@@ -20,91 +19,112 @@ if TYPE_CHECKING:
 
 
 class Deadlines:
-    """The running calls of one worker, oldest first.  In the loop's thread only.
+    """The running calls of one worker that have a limit.  In the loop's thread only.
 
-    timeout: seconds.  later: calls a function in the loop after so many seconds.
-    expire: is told the id of each call that runs longer.
+    timeout: seconds, of calls without a limit of their own; None: they have none.
+    later: calls a function in the loop after so many seconds.  expire: is told the id
+    of each call that runs longer.
     """
 
     def __init__(
         self,
         page: "Page",
-        timeout: float,
+        timeout: "float | None",
         later: "Callable[[float, Callable[[], None]], object]",
         expire: "Callable[[int], object]",
     ) -> None:
-        self.timeout = timeout
+        self._timeout = timeout
         self._words = page.words
         self._later = later
         self._expire = expire
-        self._running: dict[int, int] = {}  # call id -> monotonic_ns when it began
-        self._watched: deque[int] = deque()  # ids still to expire; some have ended
-        self._waiting = False  # a timer runs
+        self._running: dict[int, tuple[int, float]] = {}  # call id -> begin, limit
+        # (when it is due, call id) of those still to expire; some have ended.
+        self._watched: list[tuple[float, int]] = []
+        self._overdue: dict[int, None] = {}
+        self._timer = inf  # when it looks again, as monotonic_ns
 
-    def begin(self, call_id: int) -> None:
-        """A call begins."""
-        self._running[call_id] = now = monotonic_ns()
-        self._watched.append(call_id)
-        if len(self._running) == 1:
-            self._publish(call_id, now)
-        if not self._waiting:
-            self._waiting = True
-            self._later(self.timeout, self._look)
+    def begin(self, call_id: int, limit: "float | None" = None) -> None:
+        """A call begins.  limit: its own, in seconds; inf: none."""
+        limit = self._timeout if limit is None else limit
+        if limit is None or limit == inf:
+            return
+        self._watch(call_id, monotonic_ns(), limit)
+
+    def _watch(self, call_id: int, since: int, limit: float) -> None:
+        self._running[call_id] = since, limit
+        due = since + limit * 1e9
+        heappush(self._watched, (due, call_id))
+        if self._watched[0][1] == call_id:
+            self._publish()
+            self._look_in(max(0.0, (due - monotonic_ns()) / 1e9))
+
+    def _is_stale(self, due: float, call_id: int) -> bool:
+        """Return whether a call has ended, or was paused, since that was noted."""
+        since, limit = self._running.get(call_id, (0, inf))
+        return since + limit * 1e9 != due
 
     def passed(self, call_id: int) -> bool:
         """Return whether a call has run too long by now."""
-        since = self._running.get(call_id)
-        return since is not None and monotonic_ns() - since > self.timeout * 1e9
+        since, limit = self._running.get(call_id, (0, inf))
+        return monotonic_ns() - since > limit * 1e9
 
     def end(self, call_id: int) -> None:
         """A call has its answer."""
         self._running.pop(call_id, None)
+        self._overdue.pop(call_id, None)
         if self._words[OLDEST] == call_id:
-            self._publish(*next(iter(self._running.items()), (0, 0)))
+            self._publish()
 
-    def pause(self, call_id: int) -> int:
-        """A call waits for its reader; return the ns that it has run."""
-        since = self._running.get(call_id, monotonic_ns())
+    def pause(self, call_id: int) -> "tuple[int, float]":
+        """A call waits for its reader; return what `resume` takes."""
+        since, limit = self._running.get(call_id, (monotonic_ns(), inf))
         self.end(call_id)
-        return monotonic_ns() - since
+        return monotonic_ns() - since, limit
 
-    def resume(self, call_id: int, used: int) -> None:
+    def resume(self, call_id: int, used: int, limit: float) -> None:
         """It goes on, having run for *used* ns."""
-        since = {**self._running, call_id: monotonic_ns() - used}
-        self._running = dict(sorted(since.items(), key=itemgetter(1)))
-        self._watched = deque(self._running)
-        self._publish(*next(iter(self._running.items())))
-        look, self._waiting = (self._glance if self._waiting else self._look), True
-        self._later(max(0.0, self.timeout - used / 1e9), look)
+        if limit != inf:
+            self._watch(call_id, monotonic_ns() - used, limit)
 
-    def _glance(self) -> None:
-        """Tell of the oldest call if it has run too long; `_look` comes later."""
-        if self._watched and self.passed(self._watched[0]):
-            self._expire(self._watched.popleft())
-
-    def error(self, name: str) -> CallTimeout:
+    def error(self, name: str, call_id: int) -> CallTimeout:
+        """Return the error of a call that has run too long."""
+        _, limit = self._running[call_id]
         return CallTimeout(
-            f"{name} ran longer than its timeout of {self.timeout} s and was cancelled"
+            f"{name} ran longer than its timeout of {limit} s and was cancelled"
         )
 
-    def _publish(self, call_id: int, since: int) -> None:
+    def _publish(self) -> None:
+        """Name the call that is most overdue, or due next."""
+        watched = self._watched
+        while watched and self._is_stale(*watched[0]):
+            heappop(watched)
+        due = next(iter(self._overdue), watched[0][1] if watched else 0)
+        since, _ = self._running.get(due, (0, inf))
         # The reader looks at OLDEST before and behind SINCE.
         self._words[OLDEST] = 0
         self._words[SINCE] = since
-        self._words[OLDEST] = call_id
+        self._words[OLDEST] = due
+
+    def _look_in(self, seconds: float) -> None:
+        when = monotonic_ns() + seconds * 1e9
+        if when < self._timer:
+            self._timer = when
+            self._later(seconds, self._look)
 
     def _look(self) -> None:
         """Tell of calls that have run too long; wait for the next."""
-        self._waiting = False
+        self._timer = inf
         watched = self._watched
         while watched:
-            since = self._running.get(watched[0])
-            if since is None:
-                watched.popleft()
+            due, call_id = watched[0]
+            if self._is_stale(due, call_id):
+                heappop(watched)
                 continue
-            left = self.timeout - (monotonic_ns() - since) / 1e9
+            left = (due - monotonic_ns()) / 1e9
             if left > 0:
-                self._waiting = True
-                self._later(left, self._look)
+                self._look_in(left)
                 return
-            self._expire(watched.popleft())
+            heappop(watched)
+            self._overdue[call_id] = None
+            self._publish()
+            self._expire(call_id)

@@ -181,6 +181,10 @@ class Sync:
                 self._ones(frame.first, self._packed(frame))
             elif frame.flags & wire.PACKED:
                 self._calls(frame.first, self._packed(frame), self.function)
+            elif frame.flags & wire.LIMITED:
+                self._timed = True  # the program looks at the limits
+                of = self._of_keywords if frame.flags & wire.KEYWORDS else self._of_body
+                self._calls(frame.first, zip(frame.limited()[1]), of)
             elif frame.flags & wire.KEYWORDS:
                 self._calls(frame.first, zip(frame.bodies()), self._of_keywords)
             else:
@@ -302,6 +306,9 @@ class Sync:
             return
         if call_id > replies.done() + 1:
             raise ProtocolError(f"{frame!r} after call {replies.done()}")
+        if frame.flags & wire.LIMITED:
+            self._timed = True  # the program looks at the limits
+            (frame.body,) = frame.limited()[1]
         producer = Producer(call_id, self, replies, self._page)
         try:
             if not frame.flags & wire.WITHDRAWN and producer.begin():

@@ -1,0 +1,64 @@
+"""What a call gives its worker, as it waits in `Session.unsent`."""
+
+from . import wire
+from .entries import Keywords, LimitedBody, LimitedKeywords, Streamed
+from .errors import SerialiserError
+from .serialisers import keepable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .session import Session
+
+    Args = tuple[Any, ...]
+    Keys = dict[str, Any]
+
+
+class Arguments:
+    """Serialises for one worker; most: bytes of one body.
+
+    All raise SerialiserError for what cannot be sent.
+    """
+
+    def __init__(self, session: "Session", most: int) -> None:
+        self._session = session
+        self._most = most
+
+    def waiting(self, args: "Args", kwargs: "Keys") -> object:
+        """Return what waits for a call."""
+        codec = self._session.codec
+        if codec.packs and not kwargs and keepable(args):
+            kind = type(args[0]) if len(args) == 1 else tuple
+            return args if kind is bytes or kind is tuple else args[0]
+        body = codec.dump((*args, kwargs) if kwargs else args)
+        if len(body) > self._most:
+            raise self._too_long(body)
+        return Keywords(body) if kwargs else body
+
+    def limited(self, args: "Args", kwargs: "Keys", limit: float) -> bytes:
+        """Return what waits for a call that may run *limit* seconds."""
+        body = wire.limited(self._body(args, kwargs), limit)
+        return LimitedKeywords(body) if kwargs else LimitedBody(body)
+
+    def streamed(self, args: "Args", kwargs: "Keys", limit: "float | None") -> Streamed:
+        """Return what waits for a stream's call."""
+        body = self._body(args, kwargs)
+        flags = wire.KEYWORDS if kwargs else 0
+        if limit is not None:
+            body, flags = wire.limited(body, limit), flags | wire.LIMITED
+        call = Streamed(body)
+        call.flags = flags
+        return call
+
+    def _body(self, args: "Args", kwargs: "Keys") -> bytes:
+        body = self._session.codec.dump((*args, kwargs) if kwargs else args)
+        if len(body) > self._most:
+            raise self._too_long(body)
+        return body
+
+    def _too_long(self, body: bytes) -> SerialiserError:
+        return SerialiserError(
+            f"arguments of {len(body)} bytes, max_frame is {self._most}; "
+            "raise it with run(..., max_frame=...)"
+        )

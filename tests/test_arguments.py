@@ -1,0 +1,89 @@
+"""Unit: what waits for a call."""
+
+import pickle
+from math import inf
+
+import pytest
+
+from forkrpc import SerialiserError, wire
+from forkrpc.arguments import Arguments
+from forkrpc.entries import Keywords, LimitedBody, LimitedKeywords
+from forkrpc.serialisers import codec
+from forkrpc.session import Session
+
+MOST = 1000
+
+
+def arguments(serialiser="pickle"):
+    session = Session("m.f", wire.LIMIT)
+    session.use(codec(serialiser, session.define))
+    return Arguments(session, MOST)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [((1,), 1), (("text",), "text"), ((), ()), ((1, "a"), (1, "a")), ((None,), None)],
+)
+def test_what_nobody_can_change_waits_as_it_is(args, expected):
+    assert arguments().waiting(args, {}) == expected
+
+
+@pytest.mark.parametrize("args", [(b"bytes",), ((1, 2),), ([],), ({},)])
+def test_what_could_be_taken_for_something_else_does_not(args):
+    waiting = arguments().waiting(args, {})
+
+    assert waiting == args or pickle.loads(waiting) == args
+    assert type(waiting) in (bytes, tuple)
+
+
+def test_what_can_be_changed_is_serialised_at_once():
+    values = [1]
+    waiting = arguments().waiting((values,), {})
+    values.append(2)
+
+    assert type(waiting) is bytes
+    assert pickle.loads(waiting) == ([1],)
+
+
+def test_keywords_stand_behind_the_arguments():
+    waiting = arguments().waiting((1,), {"a": 2})
+
+    assert type(waiting) is Keywords
+    assert pickle.loads(waiting) == (1, {"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "kind"), [({}, LimitedBody), ({"a": 1}, LimitedKeywords)]
+)
+@pytest.mark.parametrize("limit", [0.5, inf])
+def test_a_limit_stands_before_the_body(keywords, kind, limit):
+    waiting = arguments().limited((1,), keywords, limit)
+    frame = wire.Frame(wire.CALL, wire.LIMITED, 0, 1, 1, bytes(waiting))
+
+    assert type(waiting) is kind
+    limits, (body,) = frame.limited()
+    assert limits == [limit]
+    assert pickle.loads(body) == ((1, keywords) if keywords else (1,))
+
+
+@pytest.mark.parametrize("limit", [None, 0.5])
+@pytest.mark.parametrize("keywords", [{}, {"a": 1}])
+def test_a_streams_call_knows_the_flags_of_its_frame(keywords, limit):
+    waiting = arguments().streamed((1,), keywords, limit)
+
+    assert bool(waiting.flags & wire.KEYWORDS) is bool(keywords)
+    assert bool(waiting.flags & wire.LIMITED) is (limit is not None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda each, args: each.waiting(args, {}),
+        lambda each, args: each.waiting((), {"a": args}),
+        lambda each, args: each.limited(args, {}, 1.0),
+        lambda each, args: each.streamed(args, {}, None),
+    ],
+)
+def test_what_is_too_long_is_refused_with_the_remedy(make):
+    with pytest.raises(SerialiserError, match="max_frame is 1000; raise it"):
+        make(arguments(), (bytearray(MOST),))

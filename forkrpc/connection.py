@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .life import Life
+    from .pipe import Pipe
     from .program import Program
     from .session import Session
+    from .wire import Frame
 
 
 LOW = 256  # calls under way below which the reader sends more
@@ -58,6 +60,7 @@ class Connection:
         self._closing = False  # an orderly end was asked for
         self._inert = False  # in a forked copy of the program
         self._killed = False  # by `kill`: nobody is to be told
+        self._pipes: list[Pipe] = []
         session.on_error = self._on_error
         session.on_event = options["on_event"]
         life.read_rest = self._channel.read_rest
@@ -66,6 +69,18 @@ class Connection:
             life.limit_calls(options["timeout"], session.head)
         program.ends[self] = None
         self._channel.start(self)
+
+    def listen(self, pipes: "list[Pipe]") -> None:
+        """Show what comes through *pipes* too; before the worker is started."""
+        self._pipes = pipes
+        for pipe in pipes:
+            pipe.on_data = self._piped
+
+    def _piped(self, frame: "Frame") -> None:
+        """Show what came through a pipe.  In the reactor's thread."""
+        frame.first = self.life.held()[1]  # the call that most likely wrote it
+        self.session.call_soon(self.session.on_said, frame)
+        self._deliver()
 
     # Calls, in any thread.
 
@@ -239,6 +254,8 @@ class Connection:
         self.closed = self.closed or f"worker {self.life.pid} has ended"
         self._channel.close()
         self._recover()
+        for pipe in self._pipes:
+            pipe.read_rest()
         lost = self._sweep()
         if self._killed:
             pass

@@ -63,15 +63,15 @@ def resolve(how: str, what: "Callable[..., object] | str") -> "Callable[..., obj
         return what  # type: ignore[return-value]
     name = str(what)
     if how == BARE:
-        found = _attribute(sys.modules["__main__"], name, name)
+        found = attribute(sys.modules["__main__"], name, name)
     else:
-        found = _dotted(name)
+        found = dotted(name)
     if not callable(found):
         raise TypeError(f"{name!r} is {found!r:.100}, which cannot be called")
     return found
 
 
-def _dotted(name: str) -> object:
+def dotted(name: str) -> object:
     """Import the longest prefix that is a module, then go on by attributes."""
     parts = name.split(".")
     __import__(parts[0])
@@ -90,12 +90,12 @@ def _dotted(name: str) -> object:
             else:
                 found = sys.modules[prefix]
         if found is None:
-            found = _attribute(module, parts[at], name)
+            found = attribute(module, parts[at], name)
         module = found
     return module
 
 
-def _attribute(owner: object, part: str, name: str) -> object:
+def attribute(owner: object, part: str, name: str) -> object:
     try:
         return getattr(owner, part)
     except AttributeError:

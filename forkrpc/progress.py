@@ -8,6 +8,9 @@ all of it can be read while the worker is stuck, and after it was killed.
     tags      what the slot is: one of the kinds below
     data      bodies of results that are no numbers
 
+Behind all blocks, in the same memory, each worker has room for the stacks that
+`faulthandler` writes when it crashes.
+
 A worker gathers the results of quick calls and writes them together.  Until then they
 stand here as well, so that a crash of the next call cannot lose them.
 """
@@ -18,6 +21,7 @@ import os
 import sys
 
 from .fds import above_stdio
+from .system import LINUX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +40,10 @@ _DATA_AT = _TAGS_AT + SLOTS
 BLOCK = 4 * 4096  # bytes; a multiple of the page size of Linux
 DATA_BYTES = BLOCK - _DATA_AT
 BLOCKS = 64  # of one Arena: a descriptor and a mapping for so many workers
+# faulthandler writes 100 threads of 100 frames, with two names of 500 characters each,
+# at the most, so nobody comes into a neighbour's room.  Memory is used where written.
+CRASH_ROOM = 16 << 20  # bytes
+LONGEST_CRASH = 65536  # bytes of it that are read
 
 _NONE, _BOOL, _INT, _FLOAT, _BODY = 1, 2, 3, 4, 5
 _KINDS = {type(None): _NONE, bool: _BOOL, int: _INT, float: _FLOAT}
@@ -96,6 +104,20 @@ class Page:
         self._tags[slot] = _BODY
         return True
 
+    def crash(self) -> str:
+        """Return what `faulthandler` wrote, "" for nothing, and forget it.
+
+        Runs in the parent, when the worker has ended.
+        """
+        text = b""
+        at = _crash_at(self.number)
+        if not os.pread(self.fd, 1, at).strip(b"\0"):
+            return ""  # as nearly always
+        while part := os.pread(self.fd, LONGEST_CRASH, at).partition(b"\0")[0]:
+            os.pwrite(self.fd, bytes(len(part)), at)
+            text, at = text or part, at + len(part)
+        return text.decode("utf-8", "replace")
+
     def kept(self, first: int, end: int) -> "list[tuple[bool, Any]]":
         """Return (is a body, value or body) of the slots from *first* to *end*."""
         found: list[tuple[bool, Any]] = []
@@ -132,6 +154,23 @@ def map_page(fd: int, number: int) -> Page:
         os.close(twin)
         _KEPT.append(memory)
     return Page(memoryview(memory))
+
+
+def _crash_at(number: int) -> int:
+    return CRASH_ROOM * (number + 1)
+
+
+def crash_file(fd: int, number: int) -> "int | None":
+    """Return a descriptor for `faulthandler` that writes what block *number* is told.
+
+    It has an offset of its own.  None where the system has no such thing.  Runs in the
+    worker.
+    """
+    if not LINUX:
+        return None
+    own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
+    os.lseek(own, _crash_at(number), os.SEEK_SET)
+    return own
 
 
 _KEPT: "list[mmap.mmap]" = []  # never collected: that would close a stranger's number

@@ -87,6 +87,7 @@ class Session:
         self.decoder = wire.Decoder(limit)
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
+        self.on_said: Callable[[wire.Frame], object]
         self.retired = False
         self.setup_failure: str | None = None
         self.sent = 0
@@ -108,6 +109,10 @@ class Session:
         """Return the id of the oldest call without an answer, 0 if there is none."""
         pending = len(self.pending)
         return self.sent - pending + 1 if pending else 0
+
+    def call_soon(self, function: "Callable[[Any], object]", argument: object) -> None:
+        """Have *function* called behind the callbacks that are ready."""
+        self.ready.append((function, argument))
 
     def take(self, frames: "deque[tuple[bytes, tuple[int, ...]]]") -> None:
         """Move the oldest unsent calls to *frames*, as one frame.
@@ -182,6 +187,9 @@ class Session:
             elif kind == wire.EVENT:
                 item = (self._event, frame.body)
                 wire.at_once(partial(self.ready.append, item), frames.popleft)
+            elif kind in (wire.LOG, wire.OUTPUT):
+                said = (self._said, frame)
+                wire.at_once(partial(self.ready.append, said), frames.popleft)
             else:
                 self._other(frame)
                 frames.popleft()
@@ -325,6 +333,10 @@ class Session:
             )
         else:
             self.on_event(*args)
+
+    def _said(self, frame: "Any") -> None:
+        """Call `on_said`.  Runs in the callbacks' thread."""
+        self.on_said(frame)
 
     def _other(self, frame: wire.Frame) -> None:
         if frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):

@@ -6,22 +6,29 @@ import socket
 from _pickle import dumps
 
 from . import classes, wire
+from .carrying import CarryingConnection
+from .cells import Cells, in_notebook
 from .connection import Connection
 from .errors import SetupError
 from .fds import close_all, duplicate, socket_pair
 from .functions import VALUE, describe, name_of
 from .life import Life
+from .options import FORWARD, FORWARD_STDOUT
+from .pipe import Pipe
 from .process import Process
 from .proxy import Proxy
+from .said import Said, spec_of
 from .serialisers import PickleCodec, codec
 from .session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable
     from typing import Any
 
     from .link import Link
+    from .program import Program
 
     Spec = dict[str, Any]
 
@@ -34,12 +41,9 @@ def start_worker(
     name = name_of(function)
     session = Session(name, options["max_frame"])
     session.use(codec(options["serialiser"], session.define))
-    spec = _spec(name, spawn=False, mortal=options["orphan"] == "kill")
-    for key in ("rlimits", "nice", "affinity", "max_frame"):
-        spec[key] = options[key]
-    spec["timed"] = options["timeout"] is not None
-    spec["buflen"] = options["buflen_req"] or options["buflen"]
+    spec = _worker_spec(name, options, trusted=session.codec.trusted)
     handles: list[int] = []
+    pipes: dict[int, Pipe] = {}
     ours = None
     with classes.lock():
         _pack(link, spec, function, options["init"], options["serialiser"])
@@ -51,7 +55,9 @@ def start_worker(
         try:
             ours, theirs = socket_pair()
             handles.append(theirs.detach())
-            handles += _stdio(spec, options)
+            for fd in set(spec["forward"].values()):
+                pipes[fd] = Pipe(program, fd)
+            handles += _stdio(spec, options, pipes)
             handles.append(duplicate(page.fd))
         except BaseException:
             program.pages.give_back(page)
@@ -60,10 +66,13 @@ def start_worker(
         if ours is not None:
             ours.close()
         close_all(handles)
+        for pipe in pipes.values():
+            pipe.close()
         raise SetupError(f"starting {name}: {error}{_advice(error)}") from error
     spec["page"] = page.number
     life = Life(program, page, name)
-    connection = Connection(program, ours, session, life, options)
+    connection = _connection(program, ours, session, life, options)
+    connection.listen(list(pipes.values()))
     link.ask(wire.RUN, dumps(spec), handles, life)
     return Proxy(connection)
 
@@ -82,7 +91,7 @@ def start_process(
         ours, theirs = socket_pair()
         handles.append(theirs.detach())
         options = {"stdin": "null", "stdout": "inherit", "stderr": "inherit"}
-        handles += _stdio(spec, options)
+        handles += _stdio(spec, options, {})
     except OSError as error:
         if ours is not None:
             ours.close()
@@ -91,6 +100,36 @@ def start_process(
     process = Process(link.program, socket.socket(fileno=ours.detach()), name)
     link.ask(wire.RUN, dumps(spec), handles, process)
     return process
+
+
+def _connection(
+    program: "Program",
+    sock: "_socket.socket",
+    session: Session,
+    life: Life,
+    options: "dict[str, Any]",
+) -> Connection:
+    says = options["logs"] or FORWARD in (options["stdout"], options["stderr"])
+    cells = Cells(session) if says and in_notebook() else None
+    session.on_said = Said(session, cells).show
+    if cells is None and not options["context"]:
+        return Connection(program, sock, session, life, options)
+    connection = CarryingConnection(program, sock, session, life, options)
+    octets = options["serialiser"] == "bytes"
+    connection.carry(options["context"], cells, octets=octets)
+    return connection
+
+
+def _worker_spec(name: str, options: "dict[str, Any]", *, trusted: bool) -> "Spec":
+    """Return what RUN tells a worker, but for what is to be found and descriptors."""
+    spec = _spec(name, spawn=False, mortal=options["orphan"] == "kill")
+    for key in ("rlimits", "nice", "affinity", "max_frame"):
+        spec[key] = options[key]
+    spec["timed"] = options["timeout"] is not None
+    spec["buflen"] = options["buflen_req"] or options["buflen"]
+    spec["context"] = list(options["context"])
+    spec.update(spec_of(options, trusted=trusted))
+    return spec
 
 
 def _spec(name: str, *, spawn: bool, mortal: bool) -> "Spec":
@@ -104,6 +143,9 @@ def _spec(name: str, *, spawn: bool, mortal: bool) -> "Spec":
         "rlimits": [],
         "nice": 0,
         "affinity": None,
+        "forward": {},
+        "logs": None,
+        "context": [],
     }
 
 
@@ -131,16 +173,25 @@ def _pack(
     spec["definitions"] = definitions
 
 
-def _stdio(spec: "Spec", options: "dict[str, Any]") -> "list[int]":
-    """Return the descriptors for 0-2 of the worker; say in *spec* which they are."""
+def _stdio(
+    spec: "Spec", options: "dict[str, Any]", pipes: "dict[int, Pipe]"
+) -> "list[int]":
+    """Return the descriptors for 0-2 of the worker; say in *spec* which they are.
+
+    pipes: those that take what is written to a forwarded descriptor.
+    """
     where: list[str] = []
     handles: list[int] = []
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         wanted = options[name]
         if wanted == "inherit":
             wanted = number
-        if wanted in ("null", "stdout"):
-            where.append(wanted)
+        if wanted in ("null", "stdout", FORWARD_STDOUT):
+            where.append("null" if wanted == "null" else "stdout")
+            continue
+        if wanted == FORWARD:
+            handles.append(pipes[number].take_writer())
+            where.append("handle")
             continue
         try:
             handles.append(duplicate(wanted))

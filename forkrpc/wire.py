@@ -37,6 +37,7 @@ GREETING = b"frkrpc\x00" + bytes([VERSION])
 CALL, CLOSE, DEFINE = 1, 2, 3
 # From a worker to the parent (DEFINE goes both ways).
 RESULT, ERROR, EVENT, READY, FAILED, RETIRE = 16, 17, 18, 19, 20, 21
+LOG, OUTPUT = 23, 24  # `first` is the id of the call that said it, 0 for none
 # From the parent to a template.
 STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT = range(32, 41)
 # From a template to the parent.
@@ -44,6 +45,8 @@ STARTED, REFUSED, EXITED, PONG = range(48, 52)
 
 PACKED, KEYWORDS = 1, 2  # flags of calls and results
 FOR_GOOD = 1  # flag of CLOSE: the program ends
+WARNING = 1  # flag of LOG: a warning, no record
+STDOUT, STDERR, PIPED = 1, 2, 4  # flags of OUTPUT: where to show it, how it came
 
 _HEADER = Struct("<BBHIQQQ")
 _unpack = _HEADER.unpack_from
@@ -54,7 +57,7 @@ LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
 _call = methodcaller("__call__")
 _KINDS = frozenset(
-    [CALL, CLOSE, DEFINE, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
+    [CALL, CLOSE, DEFINE, RESULT, ERROR, EVENT, READY, FAILED, RETIRE, LOG, OUTPUT]
     + [STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT]
     + [STARTED, REFUSED, EXITED, PONG]
 )

@@ -149,6 +149,13 @@ class Replies:
 
     def send(self, data: bytes) -> bool:
         """Send a frame behind what is held; return whether it was written."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            # A signal's handler or a finaliser interrupts this very thread while it
+            # writes, and shall not write within: what was interrupted, or the next
+            # turn, takes it along.
+            self._outbox.put(data)
+            self.deadline = self.deadline or monotonic()
+            return True
         with self._lock:
             self._frame_run()
             self._outbox.put(data)
@@ -167,7 +174,7 @@ class Replies:
             self._outbox.clear()
             self._gone = True
         finally:
+            self.deadline = 0.0
             if self._first:
-                self.deadline = 0.0
                 self._page.words[HELD] = self._first = self._bytes = 0
         return not self._gone

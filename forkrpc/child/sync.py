@@ -45,6 +45,7 @@ class Sync:
         self._ended: int | None = None  # exit status, once known
         self.program_gone = False  # or going: what was started here goes too
         self._copy = False  # this process was forked from the worker
+        self.flush_output: Callable[[], None] | None = None  # where it is forwarded
 
     @property
     def codec(self) -> "Codec":
@@ -228,7 +229,16 @@ class Sync:
     def define(self, definition: bytes) -> None:
         self.replies.send(wire.encode(wire.DEFINE, definition))
 
+    def say(self, kind: int, body: bytes, flags: int = 0) -> bool:
+        """Send what this worker says (LOG, OUTPUT); return whether it was written."""
+        if kind != wire.OUTPUT and self.flush_output is not None:
+            self.flush_output()
+        call_id = self._words[BEGUN]
+        return self.replies.send(wire.encode(kind, body, flags=flags, first=call_id))
+
     def event(self, args: "tuple[object, ...]") -> None:
+        if self.flush_output is not None:
+            self.flush_output()
         self.replies.send(wire.encode(wire.EVENT, self.replies.body_of("event", args)))
 
     def flush(self) -> bool:

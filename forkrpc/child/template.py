@@ -17,7 +17,7 @@ from select import POLLHUP, POLLIN, poll
 from .. import classes, wire
 from ..fds import HandleReader, Outbox, close_all
 from ..system import arm_lifeline, become_subreaper, default_signals, mortal, set_title
-from . import leave, worker
+from . import leave, logs, worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def serve_program(control: "_socket.socket", lifeline: int) -> None:
         become_subreaper()
         default_signals()
         leave.drop_handlers()
+        logs.note_programs_handlers()
         _live(Template(control, lifeline))
     finally:
         os._exit(1)  # never back into the program's own stack
@@ -278,6 +279,8 @@ class Template:
             self._refuse(token, self.failure)
             return None
         spec = loads(frame.body)
+        if spec["forward"]:
+            from . import output  # noqa: F401 -- here, so that workers share it
         child, pid = self._fork(token)
         if child:
             return worker.Role(spec, handles, self._lifeline, self.arguments)

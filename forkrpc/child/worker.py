@@ -5,17 +5,19 @@ of the user.  What fails from there on is reported on the worker's own channel.
 """
 
 import _socket
+import faulthandler
 import os
 import sys
 from _pickle import loads
 
 from .. import classes
 from ..functions import name_of, resolve
-from ..progress import map_page
+from ..progress import crash_file, map_page
 from ..serialisers import PickleCodec, codec
 from ..system import arm_lifeline, default_signals, hung_up, mortal, set_title
 from . import enter
 from .leave import exit_status_of, leave
+from .logs import Logs
 from .sync import Sync
 
 TYPE_CHECKING = False
@@ -81,7 +83,13 @@ class Role:
         self._stdio()
         self._tie()
         page = self._handles.pop(0) if spec["page"] is not None else None
-        mapped = None if page is None else map_page(page, spec["page"])
+        mapped = None
+        if page is not None:
+            if not faulthandler.is_enabled():  # else the user's code wants it so
+                crashes = crash_file(page, spec["page"])
+                if crashes is not None:
+                    faulthandler.enable(crashes)
+            mapped = map_page(page, spec["page"])
         _reseed()
         set_title(f"{spec['owner']} {spec['title']}")
         status = 1
@@ -157,6 +165,7 @@ class Role:
         self._backend = backend = Sync(channel, self._spec, page)
         try:
             self._limits()
+            self._speak(backend)
             values = self._values()
             if self._spec["init"] is not None:
                 pid = os.getpid()
@@ -169,7 +178,7 @@ class Role:
             backend.codec = codec(serialiser, backend.define)
             if isinstance(backend.codec, PickleCodec):
                 backend.codec.sent |= classes.known()
-            backend.function = self._function(values)
+            backend.function = self._wrapped(self._function(values))
         except SystemExit:
             raise
         except BaseException as error:  # told to the program, which fails the calls
@@ -180,6 +189,17 @@ class Role:
             return 1
         enter(backend)
         return backend.serve()
+
+    def _speak(self, backend: Sync) -> None:
+        """Have what this worker says, from `init` on, go to the program."""
+        spec = self._spec
+        if spec["forward"]:
+            from .output import forward
+
+            limit = spec["max_frame"]
+            backend.flush_output = forward(backend, spec["forward"], limit)
+        if spec["logs"] is not None:
+            Logs(backend, spec["title"], spec["logs"]).hook_up()
 
     def _function(self, values: "list[object]") -> "Callable[..., object]":
         function = _found(self._spec["function"])
@@ -195,6 +215,20 @@ class Role:
                 f'{name_of(function)} is a coroutine function, for backend="async", '
                 "which is still to come: call asyncio.run() in a plain function"
             )
+        return function
+
+    def _wrapped(self, function: "Callable[..., object]") -> "Callable[..., object]":
+        """Return *function* with what is to be done around each call."""
+        assert self._backend is not None
+        if self._spec["context"]:
+            from .carried import Carried
+
+            function = Carried(self._spec["context"]).wrapped(function)
+        flush = self._backend.flush_output
+        if flush is not None:
+            from .output import flushing
+
+            function = flushing(function, flush)
         return function
 
 

@@ -1,0 +1,101 @@
+"""Reads what a worker, and what it starts, writes to a forwarded descriptor.
+
+C code and other processes know of no frames: they write into a pipe.  It is read until
+nobody holds its other end, which may be long after the worker has ended.
+"""
+
+import os
+
+from . import wire
+from .fds import above_stdio
+from .reactor import READ
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .program import Program
+    from .wire import Frame
+
+AT_ONCE = 65536  # bytes of one read
+MOST = 1 << 20  # bytes read at the end of the worker: no pipe of Linux holds more
+
+
+class Pipe:
+    """One pipe.  All but its making runs in the reactor's thread.
+
+    shown: the program's stream on which it appears, 1 or 2.
+    on_data: gets what comes as OUTPUT frames; an empty one is the end.
+    """
+
+    on_data: "Callable[[Frame], object]"
+
+    def __init__(self, program: "Program", shown: int) -> None:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        self._fd, self._writer = above_stdio(read), above_stdio(write)
+        os.set_blocking(self._fd, False)
+        self._program = program
+        self._flags = wire.PIPED | shown
+        program.ends[self] = None
+        program.reactor.start()
+        program.reactor.watch(self._fd, READ, self._ready)
+
+    def take_writer(self) -> int:
+        """Return the end for the worker, which the caller owns from now on."""
+        writer, self._writer = self._writer, -1
+        return writer
+
+    def _ready(self, _events: int) -> None:
+        self._read()
+
+    def _read(self) -> int:
+        """Read once; return the bytes, 0 where there is nothing now, or no more."""
+        if self._fd < 0:
+            return 0
+        try:
+            data = os.read(self._fd, AT_ONCE)
+        except BlockingIOError:
+            return 0
+        if not data:
+            self.close()
+        self.on_data(wire.Frame(wire.OUTPUT, self._flags, 0, 1, 0, data))
+        return len(data)
+
+    def read_rest(self) -> None:
+        """Read what is there: the worker has ended."""
+        left = MOST
+        while left > 0 and (got := self._read()):
+            left -= got
+
+    def close(self) -> None:
+        self._close_writer()
+        if self._fd >= 0:
+            self._program.reactor.unwatch(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+            self._program.ends.pop(self, None)
+
+    def _close_writer(self) -> None:
+        if self._writer >= 0:
+            os.close(self.take_writer())
+
+    # The end of the program: nothing to wait for, the worker is waited for.
+
+    def close_at_exit(self) -> None:
+        pass
+
+    def outstanding(self) -> int:
+        return 0
+
+    def wait_for_end(self, timeout: float) -> bool:
+        return True
+
+    def kill_at_exit(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        """Close the descriptors, in a forked copy of the program."""
+        self._close_writer()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -20,7 +20,7 @@ import mmap
 import os
 import sys
 
-from .fds import above_stdio
+from .fds import above_stdio, duplicate
 from .system import LINUX
 
 TYPE_CHECKING = False
@@ -49,6 +49,10 @@ _NONE, _BOOL, _INT, _FLOAT, _BODY = 1, 2, 3, 4, 5
 _KINDS = {type(None): _NONE, bool: _BOOL, int: _INT, float: _FLOAT}
 
 
+def _crash_at(number: int) -> int:
+    return CRASH_ROOM * (number + 1)
+
+
 class Page:
     """The views of one block; *memory* is writable and BLOCK bytes long."""
 
@@ -66,11 +70,18 @@ class Page:
         self._tags = memory[_TAGS_AT:_DATA_AT]
         self._data = memory[_DATA_AT:BLOCK]
 
-    @property
-    def fd(self) -> int:
-        """The arena's descriptor, which it keeps."""
+    def handle(self) -> int:
+        """Return a new descriptor for the worker, which maps the block.
+
+        What is written to it goes into the room for crashes: it has an offset of its
+        own, where the system can open a descriptor anew.
+        """
         assert self.arena is not None
-        return self.arena.fd
+        if not LINUX:
+            return duplicate(self.arena.fd)
+        fd = above_stdio(os.open(f"/proc/self/fd/{self.arena.fd}", os.O_RDWR))
+        os.lseek(fd, _crash_at(self.number), os.SEEK_SET)
+        return fd
 
     def release(self) -> None:
         for view in (self.words, self._ints, self._floats, self._tags, self._data):
@@ -109,12 +120,12 @@ class Page:
 
         Runs in the parent, when the worker has ended.
         """
-        text = b""
-        at = _crash_at(self.number)
-        if not os.pread(self.fd, 1, at).strip(b"\0"):
+        assert self.arena is not None
+        text, fd, at = b"", self.arena.fd, _crash_at(self.number)
+        if not os.pread(fd, 1, at).strip(b"\0"):
             return ""  # as nearly always
-        while part := os.pread(self.fd, LONGEST_CRASH, at).partition(b"\0")[0]:
-            os.pwrite(self.fd, bytes(len(part)), at)
+        while part := os.pread(fd, LONGEST_CRASH, at).partition(b"\0")[0]:
+            os.pwrite(fd, bytes(len(part)), at)
             text, at = text or part, at + len(part)
         return text.decode("utf-8", "replace")
 
@@ -139,38 +150,19 @@ class Page:
 
 
 def map_page(fd: int, number: int) -> Page:
-    """Return block *number* of *fd*; closes *fd*.  Runs in the worker."""
+    """Return block *number* of *fd*, which the caller keeps.  Runs in the worker."""
     at = number * BLOCK
     if sys.version_info >= (3, 13):
         memory = mmap.mmap(fd, BLOCK, offset=at, trackfd=False)
-        os.close(fd)
     else:
         # mmap keeps a duplicate, the lowest free number, to be able to resize.  A
         # worker shall hold no descriptor but its own: the mapping outlives it.
         twin = os.dup(fd)
         os.close(twin)
         memory = mmap.mmap(fd, BLOCK, offset=at)
-        os.close(fd)
         os.close(twin)
         _KEPT.append(memory)
     return Page(memoryview(memory))
-
-
-def _crash_at(number: int) -> int:
-    return CRASH_ROOM * (number + 1)
-
-
-def crash_file(fd: int, number: int) -> "int | None":
-    """Return a descriptor for `faulthandler` that writes what block *number* is told.
-
-    It has an offset of its own.  None where the system has no such thing.  Runs in the
-    worker.
-    """
-    if not LINUX:
-        return None
-    own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
-    os.lseek(own, _crash_at(number), os.SEEK_SET)
-    return own
 
 
 _KEPT: "list[mmap.mmap]" = []  # never collected: that would close a stranger's number

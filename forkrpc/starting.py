@@ -58,7 +58,7 @@ def start_worker(
             for fd in set(spec["forward"].values()):
                 pipes[fd] = Pipe(program, fd)
             handles += _stdio(spec, options, pipes)
-            handles.append(duplicate(page.fd))
+            handles.append(page.handle())
         except BaseException:
             program.pages.give_back(page)
             raise

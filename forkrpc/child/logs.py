@@ -68,18 +68,9 @@ class Logs:
         self._pid = os.getpid()  # copies of the worker have nothing to say here
         self._busy: set[int] = set()  # threads that are forwarding
 
-    def hook_up(self) -> None:
-        """Forward from now on, or from the import of `logging` and `warnings` on."""
-        wanted = {"logging": self._take_logging, "warnings": self._take_warnings}
-        for name in list(wanted):
-            if name in sys.modules:
-                wanted.pop(name)(sys.modules[name])
-        if wanted:
-            sys.meta_path.insert(0, Finder(wanted))
-
     # Records.
 
-    def _take_logging(self, logging: "Any") -> None:
+    def take_logging(self, logging: "Any") -> None:
         root = logging.root
         for logger in _loggers(logging):
             logger.handlers[:] = [h for h in logger.handlers if h not in _inherited]
@@ -225,7 +216,7 @@ class Logs:
 
     # Warnings.
 
-    def _take_warnings(self, warnings: "Any") -> None:
+    def take_warnings(self, warnings: "Any") -> None:
         """Show in the program what the filters here let through."""
         show = warnings.showwarning
 
@@ -256,41 +247,55 @@ class Logs:
 
 
 class Finder:
-    """Tells when a module has been imported; stands aside for all others."""
-
-    def __init__(self, wanted: "dict[str, Any]") -> None:
-        self._wanted = wanted
+    """Tells when `logging` or `warnings` was imported; stands aside for all others."""
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        if name not in self._wanted:
+        if name not in _TAKE:
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
             spec = None if find is None or finder is self else find(name, path, target)
             if spec is not None:
-                spec.loader = Loader(spec.loader, self)
+                spec.loader = Loader(spec.loader)
                 return spec
         return None
-
-    def imported(self, module: "ModuleType") -> None:
-        then = self._wanted.pop(module.__name__, None)
-        if not self._wanted and self in sys.meta_path:
-            sys.meta_path.remove(self)
-        if then is not None:
-            then(module)
 
 
 class Loader:
     """Loads a module as its own loader does, and tells."""
 
-    def __init__(self, loader: "Any", finder: Finder) -> None:
+    def __init__(self, loader: "Any") -> None:
         self._loader = loader
-        self._finder = finder
 
     def create_module(self, spec: "Any") -> "Any":
         return self._loader.create_module(spec)
 
-    def exec_module(self, module: "Any") -> None:
+    def exec_module(self, module: "ModuleType") -> None:
+        assert module.__spec__ is not None
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        self._finder.imported(module)
+        if _worker:
+            backend, name, spec = _worker[0]
+            _TAKE[module.__name__](Logs(backend, name, spec), module)
+
+
+# What is done with a module in a worker, when it has been imported.
+_TAKE: "dict[str, Any]" = {"logging": Logs.take_logging, "warnings": Logs.take_warnings}
+_worker: "list[tuple[Any, ...]]" = []  # the arguments of Logs, in a worker
+
+
+def watch_imports() -> None:
+    """Look at imports from now on.  Runs in a template, which has nothing to tell."""
+    if not any(isinstance(each, Finder) for each in sys.meta_path):
+        sys.meta_path.insert(0, Finder())
+
+
+def forward(backend: "Speaker", name: str, spec: "dict[str, Any]") -> None:
+    """Forward what this worker says, now or once it can say anything.
+
+    Does little here: every worker of a template comes this way.
+    """
+    _worker.append((backend, name, spec))
+    for module, take in _TAKE.items():
+        if module in sys.modules:
+            take(Logs(backend, name, spec), sys.modules[module])

@@ -56,6 +56,7 @@ def serve_program(control: "_socket.socket", lifeline: int) -> None:
 
 
 def _live(role: "Template | worker.Role") -> None:
+    logs.watch_imports()
     # A forked child comes back here, so that no stack of its ancestors is below it.
     while isinstance(role, Template):
         role = role.serve()

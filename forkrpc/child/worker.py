@@ -12,12 +12,11 @@ from _pickle import loads
 
 from .. import classes
 from ..functions import name_of, resolve
-from ..progress import crash_file, map_page
+from ..progress import map_page
 from ..serialisers import PickleCodec, codec
-from ..system import arm_lifeline, default_signals, hung_up, mortal, set_title
-from . import enter
+from ..system import LINUX, arm_lifeline, default_signals, hung_up, mortal, set_title
+from . import enter, logs
 from .leave import exit_status_of, leave
-from .logs import Logs
 from .sync import Sync
 
 TYPE_CHECKING = False
@@ -82,14 +81,14 @@ class Role:
         os.setpgid(0, 0)
         self._stdio()
         self._tie()
-        page = self._handles.pop(0) if spec["page"] is not None else None
         mapped = None
-        if page is not None:
-            if not faulthandler.is_enabled():  # else the user's code wants it so
-                crashes = crash_file(page, spec["page"])
-                if crashes is not None:
-                    faulthandler.enable(crashes)
+        if spec["page"] is not None:
+            page = self._handles.pop(0)
             mapped = map_page(page, spec["page"])
+            if LINUX and not faulthandler.is_enabled():
+                faulthandler.enable(page)  # into the room behind the pages
+            else:
+                os.close(page)  # the user's code wants crashes told elsewhere
         _reseed()
         set_title(f"{spec['owner']} {spec['title']}")
         status = 1
@@ -199,7 +198,7 @@ class Role:
             limit = spec["max_frame"]
             backend.flush_output = forward(backend, spec["forward"], limit)
         if spec["logs"] is not None:
-            Logs(backend, spec["title"], spec["logs"]).hook_up()
+            logs.forward(backend, spec["title"], spec["logs"])
 
     def _function(self, values: "list[object]") -> "Callable[..., object]":
         function = _found(self._spec["function"])

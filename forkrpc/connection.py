@@ -73,14 +73,19 @@ class Connection:
     def listen(self, pipes: "list[Pipe]") -> None:
         """Show what comes through *pipes* too; before the worker is started."""
         self._pipes = pipes
+        self.session.read_pipes = self._read_pipes
         for pipe in pipes:
             pipe.on_data = self._piped
 
     def _piped(self, frame: "Frame") -> None:
-        """Show what came through a pipe.  In the reactor's thread."""
-        frame.first = self.life.held()[1]  # the call that most likely wrote it
+        """Have shown what came through a pipe.  In the thread that reads."""
+        frame.first = self.session.head()  # the call that most likely wrote it
         self.session.call_soon(self.session.on_said, frame)
-        self._deliver()
+        self.program.reactor.soon(self.on_read)
+
+    def _read_pipes(self) -> None:
+        for pipe in self._pipes:
+            pipe.read_rest()
 
     # Calls, in any thread.
 
@@ -254,8 +259,7 @@ class Connection:
         self.closed = self.closed or f"worker {self.life.pid} has ended"
         self._channel.close()
         self._recover()
-        for pipe in self._pipes:
-            pipe.read_rest()
+        self._read_pipes()
         lost = self._sweep()
         if self._killed:
             pass
@@ -314,6 +318,7 @@ class Connection:
 
         def mark() -> None:
             self._channel.read()
+            self._read_pipes()
             self.session.ready.append((lambda _: done.open(), None))
             self._deliver()
 

@@ -4,7 +4,9 @@ C code and other processes know of no frames: they write into a pipe.  It is rea
 nobody holds its other end, which may be long after the worker has ended.
 """
 
+import _thread
 import os
+from collections import deque
 
 from . import wire
 from .fds import above_stdio
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
     from .wire import Frame
 
 AT_ONCE = 65536  # bytes of one read
-MOST = 1 << 20  # bytes read at the end of the worker: no pipe of Linux holds more
+MOST = 1 << 20  # bytes read while others wait; no pipe of Linux holds more by itself
 
 
 class Pipe:
-    """One pipe.  All but its making runs in the reactor's thread.
+    """One pipe, watched by the reactor.
 
     shown: the program's stream on which it appears, 1 or 2.
     on_data: gets what comes as OUTPUT frames; an empty one is the end.
@@ -34,6 +36,8 @@ class Pipe:
         read, write = os.pipe2(os.O_CLOEXEC)
         self._fd, self._writer = above_stdio(read), above_stdio(write)
         os.set_blocking(self._fd, False)
+        self._reading = _thread.RLock()
+        self._chunks: deque[bytes] = deque()
         self._program = program
         self._flags = wire.PIPED | shown
         program.ends[self] = None
@@ -49,20 +53,27 @@ class Pipe:
         self._read()
 
     def _read(self) -> int:
-        """Read once; return the bytes, 0 where there is nothing now, or no more."""
-        if self._fd < 0:
-            return 0
-        try:
-            data = os.read(self._fd, AT_ONCE)
-        except BlockingIOError:
-            return 0
-        if not data:
-            self.close()
-        self.on_data(wire.Frame(wire.OUTPUT, self._flags, 0, 1, 0, data))
-        return len(data)
+        """Read once; return the bytes, 0 where there is nothing now, or no more.
+
+        By one thread at a time: what it read stays in order.
+        """
+        with self._reading:
+            if self._fd < 0:
+                return 0
+            try:
+                self._chunks.extend(map(os.read, (self._fd,), (AT_ONCE,)))
+            except BlockingIOError:
+                return 0
+            data = b"".join(self._chunks)  # more than one after an interrupt
+            if not data:
+                self.close()
+            frame = wire.Frame(wire.OUTPUT, self._flags, 0, 1, 0, data)
+            self._chunks.clear()
+            self.on_data(frame)
+            return len(data)
 
     def read_rest(self) -> None:
-        """Read what is there: the worker has ended."""
+        """Read what is there now.  Any thread."""
         left = MOST
         while left > 0 and (got := self._read()):
             left -= got

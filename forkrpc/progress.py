@@ -70,16 +70,21 @@ class Page:
         self._tags = memory[_TAGS_AT:_DATA_AT]
         self._data = memory[_DATA_AT:BLOCK]
 
+    @property
+    def fd(self) -> int:
+        """The arena's descriptor, which it keeps."""
+        assert self.arena is not None
+        return self.arena.fd
+
     def handle(self) -> int:
         """Return a new descriptor for the worker, which maps the block.
 
         What is written to it goes into the room for crashes: it has an offset of its
         own, where the system can open a descriptor anew.
         """
-        assert self.arena is not None
         if not LINUX:
-            return duplicate(self.arena.fd)
-        fd = above_stdio(os.open(f"/proc/self/fd/{self.arena.fd}", os.O_RDWR))
+            return duplicate(self.fd)
+        fd = above_stdio(os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR))
         os.lseek(fd, _crash_at(self.number), os.SEEK_SET)
         return fd
 
@@ -120,8 +125,7 @@ class Page:
 
         Runs in the parent, when the worker has ended.
         """
-        assert self.arena is not None
-        text, fd, at = b"", self.arena.fd, _crash_at(self.number)
+        text, fd, at = b"", self.fd, _crash_at(self.number)
         if not os.pread(fd, 1, at).strip(b"\0"):
             return ""  # as nearly always
         while part := os.pread(fd, LONGEST_CRASH, at).partition(b"\0")[0]:

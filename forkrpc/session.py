@@ -88,6 +88,7 @@ class Session:
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
         self.on_said: Callable[[wire.Frame], object]
+        self.read_pipes: Callable[[], object] = tuple  # nothing, where there are none
         self.retired = False
         self.setup_failure: str | None = None
         self.sent = 0
@@ -187,6 +188,9 @@ class Session:
             elif kind == wire.EVENT:
                 item = (self._event, frame.body)
                 wire.at_once(partial(self.ready.append, item), frames.popleft)
+            elif kind == wire.OUTPUT and frame.flags & wire.PIPED:
+                self.read_pipes()
+                frames.popleft()
             elif kind in (wire.LOG, wire.OUTPUT):
                 said = (self._said, frame)
                 wire.at_once(partial(self.ready.append, said), frames.popleft)

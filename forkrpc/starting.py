@@ -91,7 +91,7 @@ def start_process(
         ours, theirs = socket_pair()
         handles.append(theirs.detach())
         options = {"stdin": "null", "stdout": "inherit", "stderr": "inherit"}
-        handles += _stdio(spec, options, {})
+        handles += _stdio(spec, options)
     except OSError as error:
         if ours is not None:
             ours.close()
@@ -174,7 +174,9 @@ def _pack(
 
 
 def _stdio(
-    spec: "Spec", options: "dict[str, Any]", pipes: "dict[int, Pipe]"
+    spec: "Spec",
+    options: "dict[str, Any]",
+    pipes: "dict[int, Pipe] | None" = None,
 ) -> "list[int]":
     """Return the descriptors for 0-2 of the worker; say in *spec* which they are.
 
@@ -190,6 +192,7 @@ def _stdio(
             where.append("null" if wanted == "null" else "stdout")
             continue
         if wanted == FORWARD:
+            assert pipes is not None
             handles.append(pipes[number].take_writer())
             where.append("handle")
             continue

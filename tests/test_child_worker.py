@@ -125,8 +125,8 @@ def test_a_worker_has_its_own_descriptors_only(template):
 
     found = call(template, surroundings)
 
-    # 0-2, the channel, the lifeline
-    assert found["descriptors"] == 5
+    # 0-2, the channel, the lifeline, and what faulthandler writes to
+    assert found["descriptors"] == 6
     assert found["stdin"] == "/dev/null"
     os.close(read)
     os.close(write)

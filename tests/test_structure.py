@@ -29,15 +29,21 @@ LAYERS = {
     "fds": ("both", 2),
     "classes": ("both", 3),
     "functions": ("both", 4),
+    "context": ("both", 5),
+    "notes": ("both", 5),
     "serialisers": ("both", 4),
     "outcome": ("both", 5),
     "child": ("child", 10),
+    "child.carried": ("child", 10),
     "child.leave": ("child", 10),
+    "child.logs": ("child", 10),
+    "child.output": ("child", 11),
     "child.replies": ("child", 10),
     "child.sync": ("child", 11),
     "child.aio": ("child", 11),
     "child.worker": ("child", 12),
     "child.template": ("child", 13),
+    "cells": ("parent", 20),
     "death": ("parent", 20),
     "gate": ("parent", 20),
     "options": ("parent", 20),
@@ -48,9 +54,12 @@ LAYERS = {
     "channel": ("parent", 22),
     "future": ("parent", 22),
     "life": ("parent", 22),
+    "pipe": ("parent", 22),
+    "said": ("parent", 22),
     "link": ("parent", 23),
     "connection": ("parent", 24),
     "process": ("parent", 24),
+    "carrying": ("parent", 25),
     "program": ("parent", 24),
     "proxy": ("parent", 25),
     "starting": ("parent", 26),
@@ -88,6 +97,7 @@ STDLIB_AT_IMPORT = {
 }
 MORE_AT_IMPORT = {
     "child.aio": {"asyncio"},  # loaded for async workers only
+    "child.worker": {"faulthandler"},  # a builtin module
 }
 
 PUBLIC = {
@@ -104,8 +114,13 @@ NOT_IN_A_WORKER = {
 
 # What a worker that ran nothing else has loaded, over what every interpreter has.
 IN_A_WORKER = {
-    *("forkrpc", "forkrpc.child", "forkrpc.child.leave", "forkrpc.child.replies"),
-    *("forkrpc.child.sync", "forkrpc.child.template", "forkrpc.child.worker"),
+    *("forkrpc", "forkrpc.child", "forkrpc.child.leave", "forkrpc.child.logs"),
+    *(
+        "forkrpc.child.replies",
+        "forkrpc.child.sync",
+        "forkrpc.child.template",
+        "forkrpc.child.worker",
+    ),
     *("forkrpc.classes", "forkrpc.errors", "forkrpc.fds", "forkrpc.functions"),
     *("forkrpc.outcome", "forkrpc.progress", "forkrpc.serialisers", "forkrpc.spin"),
     *("forkrpc.system", "forkrpc.wire"),
@@ -113,6 +128,8 @@ IN_A_WORKER = {
     *("select",),
     # system, for prctl; without ctypes
     "_ctypes",
+    # child.worker; a builtin module
+    "faulthandler",
     # child.template, for exit and quit
     "_sitebuiltins",
     # os

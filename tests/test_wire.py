@@ -17,6 +17,7 @@ from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 KINDS = (
     *(wire.CALL, wire.CLOSE, wire.DEFINE),
     *(wire.RESULT, wire.ERROR, wire.EVENT, wire.READY, wire.FAILED, wire.RETIRE),
+    *(wire.LOG, wire.OUTPUT),
     *(wire.STATE, wire.REQUIRE, wire.EVAL, wire.VALUES, wire.HANDLES, wire.FORK),
     *(wire.RUN, wire.PING, wire.ADOPT),
     *(wire.STARTED, wire.REFUSED, wire.EXITED, wire.PONG),

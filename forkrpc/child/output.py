@@ -2,14 +2,17 @@
 
 The text layer stays the object that it was, also for those who have kept it; the layer
 below sends frames.  What C code and other processes write to the descriptor goes
-through a pipe instead, which the program reads beside.
+through a pipe instead, which the program reads beside: at once, and at the latest where
+a frame tells it that there was something in the pipe, so that nothing overtakes it.
 """
 
 import io
 import os
 import sys
+from fcntl import ioctl
 
 from .. import wire
+from ..system import LINUX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from .logs import Speaker
 
 CHUNK = 65536  # bytes in one frame, at most
+_FIONREAD = 0x541B  # of Linux; the termios module, which has it, is not loaded
 _LINE_BUFFERED = 1  # _IOLBF of stdio.h
 
 
@@ -49,6 +53,7 @@ class Stream(io.BufferedIOBase):
         if self.closed:
             raise ValueError("write to closed file")
         view = memoryview(data).cast("B")
+        tell_of_pipe(self._backend, self._shown)
         for at in range(0, len(view), self._chunk):
             part = bytes(view[at : at + self._chunk])
             # A process that user code has forked from the worker uses the pipe.
@@ -61,6 +66,18 @@ class Stream(io.BufferedIOBase):
     def _write_down(self, part: bytes) -> None:
         while part:
             part = part[os.write(self._fd, part) :]
+
+
+def tell_of_pipe(backend: "Speaker", fd: int) -> None:
+    """Have the program read the pipe behind *fd* now, if there is something in it."""
+    if not LINUX:
+        return
+    try:
+        waiting = ioctl(fd, _FIONREAD, bytes(4))
+    except OSError:  # the user's code has put something else there
+        return
+    if any(waiting):
+        backend.say(wire.OUTPUT, b"", fd | wire.PIPED)
 
 
 def forward(
@@ -89,6 +106,7 @@ def forward(
         if getattr(sys, name) is original:
             setattr(sys, name, file)
         files.append(file)
+    pipes = set(shown.values())
     flush_c = _c_stdout() if 1 in shown else None
 
     def flush() -> None:
@@ -99,6 +117,8 @@ def forward(
                 continue
         if flush_c is not None:
             flush_c()
+        for fd in pipes:
+            tell_of_pipe(backend, fd)
 
     return flush
 

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_CO_COROUTINE = 0x80  # of code objects
 NAME, BARE, VALUE = "name", "bare", "value"
 
 
@@ -44,6 +45,15 @@ def _is_plain(function: object) -> bool:
         or hasattr(type(function), "__get__")
         or (type(function).__name__ == "builtin_function_or_method")
     )
+
+
+def is_coroutine(function: object) -> bool:
+    """Whether *function*, or the `__call__` of its class, is a coroutine function."""
+    for each in function, getattr(type(function), "__call__", None):  # noqa: B004
+        code = getattr(each, "__code__", None)
+        if code is not None:
+            return bool(code.co_flags & _CO_COROUTINE)
+    return False
 
 
 def name_of(function: object) -> str:

@@ -63,7 +63,8 @@ class Pipe:
             try:
                 self._chunks.extend(map(os.read, (self._fd,), (AT_ONCE,)))
             except BlockingIOError:
-                return 0
+                if not self._chunks:
+                    return 0
             data = b"".join(self._chunks)  # more than one after an interrupt
             if not data:
                 self.close()

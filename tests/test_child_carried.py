@@ -1,5 +1,6 @@
 """Unit: context variables that are set for the time of a call."""
 
+import asyncio
 import contextvars
 
 import pytest
@@ -56,3 +57,21 @@ def test_what_the_function_itself_sets_is_undone():
 def test_a_name_that_the_worker_does_not_have_is_an_error():
     with pytest.raises(AttributeError, match="THIRD"):
         Carried([f"{__name__}:THIRD"])
+
+
+async def look_async(*args):
+    await asyncio.sleep(0)
+    return args, FIRST.get(), SECOND.get("unset")
+
+
+def test_tasks_that_overlap_have_each_their_own():
+    call = Carried(NAMES).wrapped(look_async)
+
+    async def main():
+        tasks = [asyncio.ensure_future(call(n, n, -n, None)) for n in range(3)]
+        return [await task for task in tasks], FIRST.get()
+
+    found, outside = asyncio.run(main())
+
+    assert found == [((n,), n, -n) for n in range(3)]
+    assert outside == "default"

@@ -103,7 +103,7 @@ def test_output_comes_in_order_with_events_and_results(template):
     )
 
 
-def test_records_come_in_order_with_output(template, caplog):
+def test_records_come_in_order_with_output(template, caplog, monkeypatch):
     order = []
 
     class File(io.StringIO):
@@ -118,7 +118,9 @@ def test_records_come_in_order_with_output(template, caplog):
         logging.getLogger("shop").warning("two")
         print("three", end="")
 
-    caplog.handler.emit = lambda record: order.append(record.getMessage())
+    monkeypatch.setattr(
+        caplog.handler, "emit", lambda record: order.append(record.getMessage())
+    )
     with (
         contextlib.redirect_stdout(File()),
         forwarding(template, mixed) as proxy,
@@ -293,6 +295,40 @@ def test_what_goes_to_the_descriptor_appears(template):
 
 def test_what_other_processes_write_appears(template):
     assert written(template, child_process, "shell") == ("shell\n", "error\n")
+
+
+def mixed(number):
+    os.write(1, f"low {number}\n".encode())
+    event(number)
+    os.write(1, b"and ")
+    print("print", number)
+    subprocess.run(["echo", "process"], check=True)
+    return number
+
+
+def test_nothing_overtakes_what_went_to_the_descriptor_before_it(template):
+    out = io.StringIO()
+
+    def note(value):
+        out.write(f"<{value}>")
+
+    with (
+        contextlib.redirect_stdout(out),
+        forwarding(template, mixed, on_event=note) as proxy,
+    ):
+        for number in range(10):
+            proxy(number, note)
+
+    text = out.getvalue()
+    ends = [text.index(f"low {n}\n") for n in range(10)] + [len(text)]
+    assert ends == sorted(ends)
+    for number in range(10):
+        places = [
+            text.index(each, ends[number])
+            for each in (f"<{number}>", "and ", f"print {number}", "process\n")
+        ]
+        assert places[:3] == sorted(places[:3])
+        assert text.index("process\n", places[2]) < text.rindex(f"<{number}>")
 
 
 def test_what_c_code_prints_appears_with_its_call():

@@ -1,6 +1,7 @@
 """Context variables set in the worker for the time of a call."""
 
 from ..context import found
+from ..functions import is_coroutine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ class Carried:
 
     def wrapped(self, function: "Callable[..., Any]") -> "Callable[..., Any]":
         """Return *function* as it is called with what travels behind its arguments."""
+        if is_coroutine(function):
+
+            async def call_async(*args: "Any", **kwargs: "Any") -> "Any":
+                args, values = self.split(args)
+                self.enter(values)  # in the context of its own task
+                return await function(*args, **kwargs)
+
+            return call_async
 
         def call(*args: "Any", **kwargs: "Any") -> "Any":
             args, values = self.split(args)

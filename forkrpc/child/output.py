@@ -12,6 +12,7 @@ import sys
 from fcntl import ioctl
 
 from .. import wire
+from ..functions import is_coroutine
 from ..system import LINUX
 
 TYPE_CHECKING = False
@@ -127,6 +128,15 @@ def flushing(
     function: "Callable[..., Any]", flush: "Callable[[], None]"
 ) -> "Callable[..., Any]":
     """Return *function* with *flush* behind each call."""
+    if is_coroutine(function):
+
+        async def call_async(*args: "Any", **kwargs: "Any") -> "Any":
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                flush()
+
+        return call_async
 
     def call(*args: "Any", **kwargs: "Any") -> "Any":
         try:

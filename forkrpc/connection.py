@@ -8,6 +8,7 @@ import signal
 import sys
 from _queue import SimpleQueue
 
+from . import wire
 from .channel import Channel
 from .errors import ClosedError, SerialiserError
 from .gate import Gate
@@ -73,15 +74,22 @@ class Connection:
     def listen(self, pipes: "list[Pipe]") -> None:
         """Show what comes through *pipes* too; before the worker is started."""
         self._pipes = pipes
-        self.session.read_pipes = self._read_pipes
+        self.session.read_pipe = self._read_pipe
         for pipe in pipes:
             pipe.on_data = self._piped
+            pipe.read_before = self._channel.read
 
     def _piped(self, frame: "Frame") -> None:
         """Have shown what came through a pipe.  In the thread that reads."""
         frame.first = self.session.head()  # the call that most likely wrote it
         self.session.call_soon(self.session.on_said, frame)
         self.program.reactor.soon(self.on_read)
+
+    def _read_pipe(self, frame: "Frame") -> None:
+        """Read what was in a pipe when the worker sent *frame*."""
+        for pipe in self._pipes:
+            if frame.flags == wire.PIPED | pipe.shown:
+                pipe.read_rest()
 
     def _read_pipes(self) -> None:
         for pipe in self._pipes:

@@ -27,9 +27,11 @@ class Pipe:
     """One pipe, watched by the reactor.
 
     shown: the program's stream on which it appears, 1 or 2.
+    read_before: reads what the worker has sent in frames, before the pipe is read.
     on_data: gets what comes as OUTPUT frames; an empty one is the end.
     """
 
+    read_before: "Callable[[], object]"
     on_data: "Callable[[Frame], object]"
 
     def __init__(self, program: "Program", shown: int) -> None:
@@ -39,7 +41,7 @@ class Pipe:
         self._reading = _thread.RLock()
         self._chunks: deque[bytes] = deque()
         self._program = program
-        self._flags = wire.PIPED | shown
+        self.shown = shown
         program.ends[self] = None
         program.reactor.start()
         program.reactor.watch(self._fd, READ, self._ready)
@@ -50,6 +52,7 @@ class Pipe:
         return writer
 
     def _ready(self, _events: int) -> None:
+        self.read_before()
         self._read()
 
     def _read(self) -> int:
@@ -68,7 +71,7 @@ class Pipe:
             data = b"".join(self._chunks)  # more than one after an interrupt
             if not data:
                 self.close()
-            frame = wire.Frame(wire.OUTPUT, self._flags, 0, 1, 0, data)
+            frame = wire.Frame(wire.OUTPUT, self.shown | wire.PIPED, 0, 1, 0, data)
             self._chunks.clear()
             self.on_data(frame)
             return len(data)

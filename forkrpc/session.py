@@ -73,6 +73,9 @@ class Session:
 
     sent: id of the last call that was taken.
 
+    on_said: called as `ready` has it, with each LOG and OUTPUT frame.
+    read_pipe: called at once with a frame that tells of bytes in a pipe.
+
     A target that is a queue is a thread that waits: its outcome is put there.
     """
 
@@ -88,7 +91,7 @@ class Session:
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
         self.on_said: Callable[[wire.Frame], object]
-        self.read_pipes: Callable[[], object] = tuple  # nothing, where there are none
+        self.read_pipe: Callable[[wire.Frame], object] = lambda _: None
         self.retired = False
         self.setup_failure: str | None = None
         self.sent = 0
@@ -189,7 +192,7 @@ class Session:
                 item = (self._event, frame.body)
                 wire.at_once(partial(self.ready.append, item), frames.popleft)
             elif kind == wire.OUTPUT and frame.flags & wire.PIPED:
-                self.read_pipes()
+                self.read_pipe(frame)
                 frames.popleft()
             elif kind in (wire.LOG, wire.OUTPUT):
                 said = (self._said, frame)

@@ -16,6 +16,7 @@ def made():
     made = pipe.Pipe(current(), wire.STDERR)
     made.frames = queue.SimpleQueue()
     made.on_data = made.frames.put
+    made.read_before = lambda: None
     yield made
     in_reactor(made.close)
 

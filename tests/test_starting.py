@@ -136,6 +136,27 @@ def test_a_file_that_was_closed_is_an_error_and_leaves_nothing_open(file):
     assert open_descriptors() == before
 
 
+@pytest.mark.parametrize("part", ["Pipe", "_stdio"])
+def test_a_start_that_fails_leaves_nothing_of_forwarded_streams(
+    template, monkeypatch, part
+):
+    real, calls = getattr(starting_module, part), []
+
+    def fail_at_last(*args):
+        calls.append(args)
+        if part == "_stdio" or len(calls) == 2:
+            raise OSError(errno.EMFILE, "no more")
+        return real(*args)
+
+    monkeypatch.setattr(starting_module, part, fail_at_last)
+    before = open_descriptors()
+
+    with pytest.raises(SetupError, match="no more"):
+        template.run("look", stdout="forward", stderr="forward")
+
+    assert open_descriptors() == before
+
+
 # Too few descriptors.
 
 

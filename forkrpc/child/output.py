@@ -2,8 +2,8 @@
 
 The text layer stays the object that it was, also for those who have kept it; the layer
 below sends frames.  What C code and other processes write to the descriptor goes
-through a pipe instead, which the program reads beside: at once, and at the latest where
-a frame tells it that there was something in the pipe, so that nothing overtakes it.
+through a pipe instead, which the program reads beside: when something comes, and at the
+latest where a frame tells it that there was something, so that nothing overtakes it.
 """
 
 import io

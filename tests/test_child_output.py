@@ -297,6 +297,26 @@ def test_what_other_processes_write_appears(template):
     assert written(template, child_process, "shell") == ("shell\n", "error\n")
 
 
+def redirect(path):
+    kept = os.dup(1)
+    with open(path, "w") as file:
+        os.dup2(file.fileno(), 1)
+    print("to the file")
+    os.dup2(kept, 1)
+    print("forwarded")
+    os.close(1)
+    print("though closed")
+
+
+def test_what_the_worker_puts_behind_the_descriptor_gets_its_output(template, tmp_path):
+    path = tmp_path / "file"
+
+    out, _ = written(template, redirect, str(path))
+
+    assert path.read_text() == "to the file\n"
+    assert out == "forwarded\nthough closed\n"
+
+
 def mixed(number):
     os.write(1, f"low {number}\n".encode())
     event(number)

@@ -295,7 +295,7 @@ def forward(backend: "Speaker", name: str, spec: "dict[str, Any]") -> None:
 
     Does little here: every worker of a template comes this way.
     """
-    _worker.append((backend, name, spec))
+    _worker[:] = [(backend, name, spec)]
     for module, take in _TAKE.items():
         if module in sys.modules:
             take(Logs(backend, name, spec), sys.modules[module])

@@ -40,6 +40,7 @@ class Stream(io.BufferedIOBase):
         self._shown = shown
         self._chunk = min(CHUNK, limit)
         self._pid = os.getpid()
+        self._place = _place_of(fd)
         self.name = f"<{'stdout' if fd == 1 else 'stderr'}>"
         self.mode = "wb"
 
@@ -57,16 +58,31 @@ class Stream(io.BufferedIOBase):
         tell_of_pipe(self._backend, self._shown)
         for at in range(0, len(view), self._chunk):
             part = bytes(view[at : at + self._chunk])
-            # A process that user code has forked from the worker uses the pipe.
-            if os.getpid() != self._pid or not self._backend.say(
+            if not self._may_send() or not self._backend.say(
                 wire.OUTPUT, part, self._shown
             ):
                 self._write_down(part)
         return len(view)
 
+    def _may_send(self) -> bool:
+        """Whether this is the worker, and has put nothing else behind the descriptor.
+
+        A process that user code has forked uses the pipe.
+        """
+        return os.getpid() == self._pid and _place_of(self._fd) in (None, self._place)
+
     def _write_down(self, part: bytes) -> None:
         while part:
             part = part[os.write(self._fd, part) :]
+
+
+def _place_of(fd: int) -> "tuple[int, int] | None":
+    """Return what tells one file from another, None where none is open."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def tell_of_pipe(backend: "Speaker", fd: int) -> None:

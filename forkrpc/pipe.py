@@ -83,12 +83,13 @@ class Pipe:
             left -= got
 
     def close(self) -> None:
-        self._close_writer()
-        if self._fd >= 0:
-            self._program.reactor.unwatch(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-            self._program.ends.pop(self, None)
+        with self._reading:
+            if self._fd >= 0:
+                self._program.reactor.unwatch(self._fd)
+                os.close(self._fd)
+                self._fd = -1
+                self._program.ends.pop(self, None)
+        self._close_writer()  # last: its end would be read
 
     def _close_writer(self) -> None:
         if self._writer >= 0:

@@ -65,9 +65,9 @@ def start_worker(
     except OSError as error:
         if ours is not None:
             ours.close()
-        close_all(handles)
-        for pipe in pipes.values():
+        for pipe in pipes.values():  # first: nobody is there yet who would be told
             pipe.close()
+        close_all(handles)
         raise SetupError(f"starting {name}: {error}{_advice(error)}") from error
     spec["page"] = page.number
     life = Life(program, page, name)

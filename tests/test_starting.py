@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from forkrpc import Forker, SetupError
+from forkrpc import Forker, SetupError, progress
 from forkrpc import starting as starting_module
 from forkrpc.options import run_options
 from helpers import open_descriptors
@@ -136,19 +136,21 @@ def test_a_file_that_was_closed_is_an_error_and_leaves_nothing_open(file):
     assert open_descriptors() == before
 
 
-@pytest.mark.parametrize("part", ["Pipe", "_stdio"])
+@pytest.mark.parametrize("part", ["Pipe", "_stdio", "Page.handle"])
 def test_a_start_that_fails_leaves_nothing_of_forwarded_streams(
     template, monkeypatch, part
 ):
-    real, calls = getattr(starting_module, part), []
+    owner = progress.Page if part == "Page.handle" else starting_module
+    part = part.rpartition(".")[2]
+    real, calls = getattr(owner, part), []
 
     def fail_at_last(*args):
         calls.append(args)
-        if part == "_stdio" or len(calls) == 2:
+        if part != "Pipe" or len(calls) == 2:
             raise OSError(errno.EMFILE, "no more")
         return real(*args)
 
-    monkeypatch.setattr(starting_module, part, fail_at_last)
+    monkeypatch.setattr(owner, part, fail_at_last)
     before = open_descriptors()
 
     with pytest.raises(SetupError, match="no more"):

@@ -11,7 +11,7 @@ import pytest
 from forkrpc import fds, outcome, progress, serialisers, wire
 from forkrpc.child import replies as replies_module
 from forkrpc.child import sync as sync_module
-from forkrpc.child.sync import QUICK, STRIDE, Clock, Sync
+from forkrpc.child.sync import Sync
 from forkrpc.errors import RemoteError, SerialiserError
 from forkrpc.system import LIFELINE_SIGNAL
 from helpers import run_program
@@ -289,7 +289,7 @@ def test_a_frame_that_no_program_sends_ends_the_worker():
         """
         import os, sys
         from forkrpc import fds, progress, serialisers, wire
-        from forkrpc.child.sync import QUICK, STRIDE, Clock, Sync
+        from forkrpc.child.sync import Sync
 
         def report(*error):
             reports.append(error)
@@ -547,39 +547,3 @@ def test_a_worker_that_may_die_again_notices_that_the_program_had_gone():
 
     assert made._ended == 0
     assert made.program_gone
-
-
-# The clock.
-
-
-def test_the_clock_is_not_looked_at_behind_each_quick_call(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(sync_module, "monotonic", lambda: now[0])
-    clock = Clock(1)
-
-    assert clock.look_at == 1
-    now[0] += 1e-6
-    assert not clock.late(1, 0.0)
-    assert clock.look_at == 1 + STRIDE
-
-
-def test_a_slow_call_has_results_leave_and_is_followed_closely(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(sync_module, "monotonic", lambda: now[0])
-    clock = Clock(1)
-
-    now[0] += 2 * QUICK
-
-    assert clock.late(1, 200.0)
-    assert clock.look_at == 2
-
-
-def test_results_leave_at_their_deadline_however_quick_the_calls(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(sync_module, "monotonic", lambda: now[0])
-    clock = Clock(1)
-
-    now[0] += 1e-6
-
-    assert clock.late(1, 100.0)
-    assert not clock.late(2, 0.0)

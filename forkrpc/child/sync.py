@@ -5,7 +5,7 @@ import sys
 from _pickle import loads
 from _socket import MSG_DONTWAIT
 from itertools import islice
-from time import monotonic, monotonic_ns
+from time import monotonic_ns
 
 from .. import wire
 from ..errors import ProtocolError
@@ -14,9 +14,10 @@ from ..serialisers import PickleCodec
 from ..spin import Spin
 from ..system import mortal
 from .bodies import error_body, load_arguments
+from .clock import Clock
 from .leave import exit_status_of
 from .replies import Replies
-from .stream import Producer, iterator_of
+from .stream import Producer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from ..serialisers import Codec
 
 PATIENT = 1000  # exceptions between two calls, one after the other
-QUICK = 50e-6  # seconds; the result of a slower call leaves at once
-STRIDE = 8  # calls between two looks at the clock while they are very quick
 
 
 class Sync:
@@ -39,7 +38,7 @@ class Sync:
     """
 
     function: "Callable[..., Any]"
-    streamed: "Callable[..., Any]"  # what a stream's call executes
+    streamed: "Callable[..., Any]"  # what a stream's call executes; an iterator
 
     def __init__(
         self,
@@ -60,6 +59,7 @@ class Sync:
         self._ended: int | None = None  # exit status, once known
         self.program_gone = False  # or going: what was started here goes too
         self.copy = False  # this process was forked from the worker
+        self.flush_output: Callable[[], None] | None = None  # where it is forwarded
 
     @property
     def codec(self) -> "Codec":
@@ -334,7 +334,7 @@ class Sync:
         args, keywords = list(load_arguments(self.codec, frame.body)), {}
         if frame.flags & wire.KEYWORDS:
             keywords = args.pop()
-        return iterator_of(self.streamed, self.streamed(*args, **keywords))
+        return self.streamed(*args, **keywords)  # type: ignore[no-any-return]
 
     def _failed(self, call_id: int, error: BaseException) -> None:
         if self.copy:
@@ -353,7 +353,16 @@ class Sync:
     def define(self, definition: bytes) -> None:
         self.replies.send(wire.encode(wire.DEFINE, definition))
 
+    def say(self, kind: int, body: bytes, flags: int = 0) -> bool:
+        """Send what this worker says (LOG, OUTPUT); return whether it was written."""
+        if kind != wire.OUTPUT and self.flush_output is not None:
+            self.flush_output()
+        call_id = self._words[BEGUN]
+        return self.replies.send(wire.encode(kind, body, flags=flags, first=call_id))
+
     def event(self, args: "tuple[object, ...]") -> None:
+        if self.flush_output is not None:
+            self.flush_output()
         self.replies.send(wire.encode(wire.EVENT, self.replies.body_of("event", args)))
 
     def flush(self) -> bool:
@@ -361,29 +370,3 @@ class Sync:
 
     def retire(self) -> None:
         self.replies.send(wire.encode(wire.RETIRE))
-
-
-class Clock:
-    """Tells when results have to leave: a slow call's at once, others in time.
-
-    look_at: id of the call behind which to ask next; not behind each while they are
-    quick, for a look costs as much as a third of the shortest call.
-    """
-
-    __slots__ = ("_looked", "_since", "look_at")
-
-    def __init__(self, call_id: int) -> None:
-        self._looked = call_id - 1  # calls behind which the clock was read last
-        self._since = monotonic()
-        self.look_at = call_id
-
-    def late(self, call_id: int, deadline: float) -> bool:
-        """Return whether what is held has to leave; *call_id* has just been answered.
-
-        deadline: time.monotonic() at which it has to leave anyway; 0: nothing is held.
-        """
-        now = monotonic()
-        took = (now - self._since) / (call_id - self._looked)
-        self._since, self._looked = now, call_id
-        self.look_at = call_id + (STRIDE if took < QUICK / STRIDE else 1)
-        return took > QUICK or now > deadline > 0

@@ -62,7 +62,7 @@ class Channel:
         self._events = READ
         self._wrote_all = True
         self._spin = Spin()
-        self._lane = Lane(session, sock, self._outbox, self._spin)
+        self._lane = Lane(session, sock, self._outbox, self._spin, self._poll)
         self._led = False  # a thread has led since the last tick
         self._closing = self._said_close = self._for_good = False
 
@@ -178,8 +178,7 @@ class Channel:
         session = self._session
         while queue.empty() and not self.over:
             if not self._spin.until(self._receive):
-                pause = MILLISECONDS if len(session.pending) > 1 else None
-                if not self._poll.poll(pause):
+                if not self._poll.poll(MILLISECONDS):
                     self._owner.look_at_page()
                 self._spin.woken()
             if session.ready or session.futures:

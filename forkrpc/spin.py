@@ -80,17 +80,22 @@ class Spin:
 
     def _end(self) -> float:
         """Return the time at which looking ends, 0: look no more."""
-        if self._rest or not self._useful:
-            self._rest -= self._useful
-            if self._useful and not self._rest:
-                self.looks = LOOKS
+        if self.looks == 1:
+            self.rested()
             return 0.0
         self._since = monotonic()
         return self._since + LONGEST
 
+    def rested(self) -> None:
+        """Count a wait without a look, while it rests."""
+        if self._rest:
+            self._rest -= 1
+            if not self._rest:
+                self.looks = LOOKS
+
     def woken(self) -> None:
         """Learn from a sleep that began behind looks in vain and has ended now."""
-        if not self._rest and monotonic() - self._since > WORTH_IT:
+        if self.looks > 1 and monotonic() - self._since > WORTH_IT:
             self._miss(TRIES // 4)
 
     def _miss(self, count: int) -> None:

@@ -59,7 +59,6 @@ LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 _call = operator.methodcaller("__call__")
 _apply: "Callable[[Any, Any], Any] | None" = getattr(operator, "call", None)
 _popleft = deque.popleft
-_AT_ONCE = (MSG_DONTWAIT,)
 _SINK: "deque[Any]" = deque(maxlen=0)  # takes everything, keeps nothing
 drop: "Callable[[Iterable[Any]], None]" = _SINK.extend
 """A function for `together` that consumes an iterator, such as `leftmost` returns."""
@@ -244,9 +243,10 @@ class Decoder:
         self._reading = False
         return got
 
-    def look(self, recv: "Callable[..., bytes]", looks: int) -> "Header | None":
-        """Read once, without waiting; return the header of a small frame that came
-        alone, or None.
+    def look(
+        self, recv: "Callable[..., bytes]", looks: int, flags: int = MSG_DONTWAIT
+    ) -> "Header | None":
+        """Read once; return the header of a small frame that came alone, or None.
 
         For whoever expects just that.  The frame stays in `chunks`, as its only item:
         the caller takes it out in one step with what it means.  With None, `receive`
@@ -255,10 +255,10 @@ class Decoder:
         else *recv* raises.
         """
         self._reading = True
-        chunks, size = self.chunks, (self._size,)
+        chunks, size, how = self.chunks, (self._size,), (flags,)
         while not chunks:
             try:
-                chunks.extend(map(recv, size, _AT_ONCE))
+                chunks.extend(map(recv, size, how))
             except BlockingIOError:
                 looks -= 1
                 if looks <= 0:

@@ -1,5 +1,6 @@
 """The blocking backend: one call after another, results and events in that order."""
 
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 from _pickle import dumps, loads
@@ -12,7 +13,7 @@ from ..errors import ProtocolError, SerialiserError
 from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
 from ..spin import Spin
-from ..system import mortal
+from ..system import LIFELINE_SIGNAL
 from .leave import exit_status_of
 from .replies import Replies
 
@@ -31,10 +32,7 @@ STRIDE = 8  # calls between two looks at the clock while they are very quick
 
 
 class Sync:
-    """The worker's end of its connection; `codec` and `function` are set first.
-
-    hung_up: tells whether the program is gone.
-    """
+    """The worker's end of its connection; `codec` and `function` are set first."""
 
     function: "Callable[..., Any]"
 
@@ -43,14 +41,13 @@ class Sync:
         channel: "socket",
         spec: "dict[str, Any]",
         page: "Page",
-        hung_up: "Callable[[], bool]" = lambda: False,
     ) -> None:
         self.replies = Replies(channel, page, spec["max_frame"])
         self._channel = channel
         self._words = page.words
         self._timed = spec["timed"]
         self._mortal = spec["mortal"]
-        self._hung_up = hung_up
+        self._is_idle = False
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
         self._spin = Spin()
         self._ended: int | None = None  # exit status, once known
@@ -97,35 +94,40 @@ class Sync:
             frames.popleft()
         if self._ended is not None:
             return
+        self._idle()
         if self.replies.deadline:
             self.replies.flush()
-        if self._decoder.at_rest() and self._look():
-            return
-        self._may_die(False)  # idle: if the program goes, leave in order
-        self._receive(0)
-        self._spin.woken()
-        if self._ended is None:
-            self._may_die(True)
+        if self._decoder.at_rest():
+            self._await_one()
+        else:
+            self._receive(0)
 
-    def _look(self) -> bool:
-        """Look for a moment before sleeping; return whether anything came.
-
-        A small call that comes alone is answered at once: somebody waits for it.
-        """
-        decoder, spin, recv = self._decoder, self._spin, self._channel.recv
+    def _await_one(self) -> None:
+        """Wait for a frame.  A small call that comes alone is answered at once."""
         try:
-            header = decoder.look(recv, spin.looks)
-            if spin.misses:
-                spin.found()
-        except BlockingIOError:
-            header = spin.look_on(decoder.look, recv)
+            header = self._next_header()
         except ConnectionError:
-            return False
-        if header is None and decoder.at_rest():
-            return False
+            header = None
         if header is None or not self._alone(header):
-            self._receive_now()  # it is still in the decoder
-        return True
+            self._receive_now()  # what came is in the decoder, or it is the end
+
+    def _next_header(self) -> "wire.Header | None":
+        decoder, spin, recv = self._decoder, self._spin, self._channel.recv
+        if spin.looks > 1:
+            try:
+                header = decoder.look(recv, spin.looks)
+                if spin.misses:
+                    spin.found()
+                return header
+            except BlockingIOError:
+                header = spin.look_on(decoder.look, recv)
+            if header is not None or not decoder.at_rest():
+                return header
+        else:
+            spin.rested()
+        header = decoder.look(recv, 1, 0)
+        spin.woken()
+        return header
 
     def _receive_now(self) -> None:
         try:
@@ -141,19 +143,42 @@ class Sync:
             pass
         self._ended, self.program_gone = 0, True
 
-    def _may_die(self, yes: bool) -> None:
-        """Let the program's end end this process, or not.  Notices if it came before.
+    def _idle(self) -> None:
+        """Before the last answer leaves: if the program goes now, leave in order."""
+        if not self._is_idle:
+            self._is_idle = True
+            if self._mortal:
+                _signal.signal(LIFELINE_SIGNAL, self._note_end)
 
-        Its signal does nothing while the process may not die, and comes only once.
+    def _busy(self) -> bool:
+        """Before a call: the program's end is this process's.  Return whether it goes
+        on: an end before that is noticed here.
         """
-        if not self._mortal:
-            return
-        mortal(yes)
-        if yes and self._hung_up():
-            self._ended, self.program_gone = 0, True
+        if self._is_idle:
+            self._is_idle = False
+            if self._mortal:
+                _signal.signal(LIFELINE_SIGNAL, _signal.SIG_DFL)
+                if self.program_gone:
+                    self._ended = 0
+        return self._ended is None
+
+    def _idle_behind(self, call_id: int) -> None:
+        """As `_idle`, if that call was the last one that has arrived."""
+        frames = self._decoder.frames
+        if (
+            not frames
+            or len(frames) == 1
+            and call_id == frames[0].first + (frames[0].count - 1)
+        ):
+            self._idle()
+
+    def _note_end(self, _number: int, _frame: object) -> None:
+        self.program_gone = True
 
     def _obey(self, frame: wire.Frame) -> None:
         if frame.kind == wire.CALL:
+            if not self._busy():
+                return
             if frame.first > self.replies.done() + 1:
                 raise ProtocolError(f"{frame!r} after call {self.replies.done()}")
             if frame.flags & wire.ONES:
@@ -199,6 +224,8 @@ class Sync:
             (given,) = loads(chunks[0][wire.HEADER_BYTES :])
         except Exception:  # a broken frame; the usual way rules on it
             return False
+        if not self._busy():
+            return True
         if self._timed:
             self._words[SINCE] = monotonic_ns()
         self._words[BEGUN] = call_id
@@ -206,6 +233,7 @@ class Sync:
             value = self.function(given) if flags & wire.ONES else self.function(*given)
             if self._copy:
                 os._exit(0)
+            self._idle()
             self.replies.result_now(call_id, value)
         except BaseException as error:  # fails this call only; the worker goes on
             self._failed(call_id, error)
@@ -243,6 +271,7 @@ class Sync:
                 if self._ended is not None:
                     return
             if call_id >= clock.look_at and clock.late(call_id, replies.deadline):
+                self._idle_behind(call_id)
                 replies.flush()
             call_id += 1
 
@@ -267,6 +296,7 @@ class Sync:
                 if self._ended is not None:
                     return
             if call_id >= clock.look_at and clock.late(call_id, replies.deadline):
+                self._idle_behind(call_id)
                 replies.flush()
             call_id += 1
 
@@ -281,6 +311,7 @@ class Sync:
         trusted = self.codec.trusted
         packed = outcome.pack(error, self._dump_one if trusted else None)
         body = self._plain(packed)
+        self._idle_behind(call_id)
         self.replies.answer(call_id, wire.encode(wire.ERROR, body, first=call_id))
 
     def _load(self, body: "Any") -> "Any":

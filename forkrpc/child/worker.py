@@ -8,7 +8,6 @@ import _socket
 import os
 import sys
 from _pickle import loads
-from functools import partial
 
 from .. import classes
 from ..functions import name_of, resolve
@@ -123,7 +122,7 @@ class Role:
             os.close(self._lifeline)
             return
         mortal(True)
-        self._lifeline = own = arm_lifeline(self._lifeline)
+        own = arm_lifeline(self._lifeline)
         if hung_up(own):
             os._exit(1)
         if self._spec["spawn"]:
@@ -155,8 +154,7 @@ class Role:
     def _work(self, page: "Page | None") -> int:
         assert page is not None
         channel = _socket.socket(fileno=self._channel)
-        gone = partial(hung_up, self._lifeline)
-        self._backend = backend = Sync(channel, self._spec, page, gone)
+        self._backend = backend = Sync(channel, self._spec, page)
         try:
             self._limits()
             values = self._values()

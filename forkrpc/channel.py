@@ -86,9 +86,11 @@ class Channel:
             except OSError:  # the worker is gone; its end of file is still to be read
                 self._outbox.clear()
                 done = True
+            self._session.blocked = not done
+            self._session.must_send()
             if done is not self._wrote_all:
-                self._wrote_all = done
                 self._want(WRITE, wanted=not done)
+                self._wrote_all = done
 
     def _write(self) -> bool:
         outbox, session = self._outbox, self._session
@@ -96,7 +98,6 @@ class Channel:
         while done and (session.unsent or session.staged):
             session.take(outbox.frames)
             done = outbox.flush()
-        session.must_send()
         if done and self._closing and not self._said_close:
             self._said_close = True
             flags = wire.FOR_GOOD if self._for_good else 0
@@ -117,8 +118,8 @@ class Channel:
         """Have the reactor watch for *event*, or not."""
         events = self._events | event if wanted else self._events & ~event
         if events != self._events and not self.over:
-            self._events = events
             self._reactor.change(self._sock.fileno(), events)
+            self._events = events
 
     # Waiting for a result, in any thread but the reactor's.
 
@@ -277,7 +278,7 @@ class Channel:
             # While threads lead, the reactor is only in their way.
             self._want(READ, wanted=not self._led)
             self._led = False
-        if self._session.must_send():
+        if self._session.blocked or self._session.must_send():
             self.flush()
 
     def _free_lost_lead(self) -> None:

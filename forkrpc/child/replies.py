@@ -93,12 +93,22 @@ class Replies:
                         self._packed = True
                     self.run.append(value)
                     return
-        body = self.body_of("result", (value,))
+        body = self.codec.dump((value,))
+        if len(body) > self._limit:
+            self._refuse("result", body)
+        first = self._first  # before the look at `full`
+        if (  # without a lock: see `slots`
+            self._held_as is bytes
+            and call_id <= self.full
+            and self._page.keep_body(call_id - first, body, self._bytes)
+        ):
+            self._bytes += len(body)
+            self.run.append(body)
+            if call_id >= self.full:
+                self.flush()
+            return
         with self._lock:
-            slot = call_id - self._first
-            if self._held_as is not bytes or not 0 <= slot < SLOTS:
-                slot = self._slot(call_id, bytes)
-            if self._page.keep_body(slot, body, self._bytes):
+            if self._page.keep_body(self._slot(call_id, bytes), body, self._bytes):
                 self._bytes += len(body)
                 if self._packed:
                     self._frame_run()
@@ -120,11 +130,14 @@ class Replies:
         """Serialise; raise SerialiserError, also for what is too long."""
         body = self.codec.dump(values)
         if len(body) > self._limit:
-            raise SerialiserError(
-                f"{what} of {len(body)} bytes, max_frame is {self._limit}; "
-                "raise it with run(..., max_frame=...)"
-            )
+            self._refuse(what, body)
         return body
+
+    def _refuse(self, what: str, body: bytes) -> None:
+        raise SerialiserError(
+            f"{what} of {len(body)} bytes, max_frame is {self._limit}; "
+            "raise it with run(..., max_frame=...)"
+        )
 
     def _slot(self, call_id: int, kind: type) -> int:
         """Return a slot of the page for a result of this type; bytes: for a body."""
@@ -139,10 +152,13 @@ class Replies:
         self.deadline = monotonic() + PATIENCE
         self._first = call_id
         self._page.begin(call_id, kind)
+        if (kind is not bytes) is not self._packed:  # what is in `run` is of one kind
+            self._frame_run()
+            self._packed = kind is not bytes
         self._held_as = kind
-        if kind in NUMBERS:
+        self.full = call_id + SLOTS - 1
+        if kind is not bytes:
             self.kind = kind
-            self.full = call_id + SLOTS - 1
         return 0
 
     def _frame_run(self) -> None:

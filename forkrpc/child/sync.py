@@ -20,7 +20,7 @@ from .replies import Replies
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
     from ..progress import Page
@@ -184,11 +184,9 @@ class Sync:
             if frame.flags & wire.ONES:
                 self._ones(frame.first, self._packed(frame))
             elif frame.flags & wire.PACKED:
-                self._calls(frame.first, self._packed(frame), self.function)
-            elif frame.flags & wire.KEYWORDS:
-                self._calls(frame.first, zip(frame.bodies()), self._of_keywords)
+                self._calls(frame.first, self._packed(frame), None)
             else:
-                self._calls(frame.first, zip(frame.bodies()), self._of_body)
+                self._calls(frame.first, frame.bodies(), self.codec.load, frame.flags)
         elif frame.kind == wire.CLOSE:
             self._ended, self.program_gone = 0, bool(frame.flags & wire.FOR_GOOD)
         elif frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):
@@ -201,13 +199,6 @@ class Sync:
         if not isinstance(calls, list) or len(calls) != frame.count:
             raise ProtocolError(f"{frame!r} holds {calls!r:.100}")
         return calls
-
-    def _of_body(self, body: "Any") -> object:
-        return self.function(*self._load(body))
-
-    def _of_keywords(self, body: "Any") -> object:
-        *args, keywords = self._load(body)
-        return self.function(*args, **keywords)
 
     def _alone(self, header: "wire.Header") -> bool:
         """Answer a small call that came alone; return whether it was one.
@@ -276,18 +267,33 @@ class Sync:
             call_id += 1
 
     def _calls(
-        self, first: int, calls: "Iterable[Any]", execute: "Callable[..., object]"
+        self,
+        first: int,
+        calls: "list[Any]",
+        load: "Callable[[Any], Any] | None",
+        flags: int = 0,
     ) -> None:
-        """Execute the calls of a frame but those that have an answer already."""
-        words, replies = self._words, self.replies
+        """Execute the calls of a frame but those that have an answer already.
+
+        calls: tuples of arguments; bodies of such where there is a *load*.
+        """
+        words, replies, function = self._words, self.replies, self.function
         call_id = replies.done() + 1
         clock = Clock(call_id)
-        for call in islice(calls, call_id - first, None):
+        for args in islice(calls, call_id - first, None):
             if self._timed:
                 words[SINCE] = monotonic_ns()
             words[BEGUN] = call_id
             try:
-                value = execute(*call)
+                if load is not None:
+                    try:
+                        args = load(args)
+                    except Exception as error:
+                        raise _unloadable("arguments", error) from error
+                if flags & wire.KEYWORDS:
+                    value = function(*args[:-1], **args[-1])
+                else:
+                    value = function(*args)
                 if self._copy:
                     os._exit(0)
                 replies.result(call_id, value)
@@ -313,12 +319,6 @@ class Sync:
         body = self._plain(packed)
         self._idle_behind(call_id)
         self.replies.answer(call_id, wire.encode(wire.ERROR, body, first=call_id))
-
-    def _load(self, body: "Any") -> "Any":
-        try:
-            return self.codec.load(body)
-        except Exception as error:
-            raise _unloadable("arguments", error) from error
 
     def _dump_one(self, value: object) -> bytes:
         return self.codec.dump((value,))

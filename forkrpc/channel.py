@@ -145,10 +145,26 @@ class Channel:
                 if self._followers or self._session.pending:
                     self._hand_over()
         else:
+            self._check_nested()
             self._session.unsent.extend((call, queue))
         if not sent or self._session.unsent:
             self.flush()
         return self.wait(queue) if outcome is LEFT else outcome
+
+    def _check_nested(self) -> None:
+        """Raise RuntimeError where the thread that leads has been interrupted to call.
+
+        It can read nothing before the signal handler returns.
+        """
+        who = self._lead.get("who")
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame is who:
+                raise RuntimeError(
+                    "call() in a signal handler that has interrupted a call() of the "
+                    "same worker would wait for ever; use submit() or a callback"
+                )
+            frame = frame.f_back
 
     def wait(self, queue: "SimpleQueue[Any]") -> object:
         """Return the outcome that the call of *queue* is given."""

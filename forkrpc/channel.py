@@ -149,7 +149,11 @@ class Channel:
             self._session.unsent.extend((call, queue))
         if not sent or self._session.unsent:
             self.flush()
-        return self.wait(queue) if outcome is LEFT else outcome
+        if outcome is not LEFT:
+            return outcome
+        # Behind the call: the worker may have ended, and its calls been failed, before.
+        self._owner.look_after_calls()
+        return self.wait(queue)
 
     def _check_nested(self) -> None:
         """Raise RuntimeError where the thread that leads has been interrupted to call.

@@ -82,8 +82,7 @@ class Connection:
 
     def send(self) -> None:
         """Send what is queued, if it is time to."""
-        if not self._ticking:
-            self._start_ticking()
+        self.look_after_calls()
         if len(self.session.unsent) >= self.session.gather:
             self._channel.flush()
 
@@ -95,8 +94,7 @@ class Connection:
             call = args[0]
         else:
             call = self._prepared(args, kwargs)
-        if not self._ticking:
-            self._start_ticking()
+        self.look_after_calls()
         outcome = self._channel.exchange(call, SimpleQueue())
         return result_of(outcome) if type(outcome) is Failure else outcome
 
@@ -213,9 +211,11 @@ class Connection:
 
     # Looking after calls without an answer, in the reactor's thread.
 
-    def _start_ticking(self) -> None:
-        self._ticking = True
-        self.program.reactor.tick(self)
+    def look_after_calls(self) -> None:
+        """See to it that `tick` is called.  Any thread, behind each call it makes."""
+        if not self._ticking:
+            self._ticking = True
+            self.program.reactor.tick(self)
 
     def tick(self) -> bool:
         """Look for what nobody else brings on its way; return whether to look again.

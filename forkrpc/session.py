@@ -114,6 +114,7 @@ class Session:
     def take_no_more(self) -> None:
         """From now on no call goes the shortest way into `unsent`."""
         self.ones = _NOTHING
+        self.gather = 0
 
     @property
     def sent(self) -> int:

@@ -65,6 +65,9 @@ class Owner:
     def look_at_page(self):
         self.looked += 1
 
+    def look_after_calls(self):
+        pass
+
 
 class Peer:
     """The worker's end."""

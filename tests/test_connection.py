@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+from _queue import SimpleQueue
 
 import pytest
 
@@ -320,3 +321,27 @@ def test_results_made_before_a_death_are_given(start):
 
     assert results == list(range(20))
     assert behind.exception().started is False
+
+
+@pytest.mark.parametrize("way", ["call", "submit", "callback"])
+def test_a_call_that_comes_just_behind_the_end_is_settled_too(start, way):
+    """As of a thread that was held up between looking and queueing."""
+    proxy = start(on_error=Told())
+    proxy("die", None)
+    assert proxy.join(LIMIT)
+    connection, queue = proxy._connection, SimpleQueue()
+
+    if way == "call":
+        outcome = connection._channel.exchange(1, queue)
+    else:
+        connection.session.unsent.extend((1, queue if way == "submit" else print))
+        if way == "submit":
+            connection.send()
+        elif len(connection.session.unsent) >= connection.session.gather:
+            connection.send()
+        outcome = queue.get(timeout=LIMIT) if way == "submit" else None
+
+    if outcome is not None:
+        assert type(outcome.error) is WorkerDied
+        assert outcome.error.started is False
+    wait_until(lambda: not proxy.pending, LIMIT)

@@ -330,16 +330,20 @@ def test_a_call_that_comes_just_behind_the_end_is_settled_too(start, way):
     proxy("die", None)
     assert proxy.join(LIMIT)
     connection, queue = proxy._connection, SimpleQueue()
+    session = connection.session
+    wait_until(lambda: not connection._ticking, LIMIT)
 
     if way == "call":
         outcome = connection._channel.exchange(1, queue)
+    elif way == "submit":
+        session.unsent.extend((1, queue))
+        connection.send()
+        outcome = queue.get(timeout=LIMIT)
     else:
-        connection.session.unsent.extend((1, queue if way == "submit" else print))
-        if way == "submit":
-            connection.send()
-        elif len(connection.session.unsent) >= connection.session.gather:
-            connection.send()
-        outcome = queue.get(timeout=LIMIT) if way == "submit" else None
+        session.unsent.extend((1, print))
+        assert len(session.unsent) >= session.gather  # so that `send` is called
+        connection.send()
+        outcome = None
 
     if outcome is not None:
         assert type(outcome.error) is WorkerDied

@@ -15,7 +15,7 @@ from .awaiter import CALLBACKS, CANCELLED, Awaiter
 from .errors import ProtocolError
 from .loading import Failure
 from .progress import OLDEST
-from .session import LOW, MOST_CALLS, Session
+from .session import LOW, MOST_CALLS, NEVER, Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,14 +55,17 @@ class Overlapping(Session):
     @property
     def gather(self) -> int:
         """As of Session; reckoned at each call, for others begin without an answer."""
+        if self.blocked or not self._gather:
+            return NEVER if self.blocked else 0
         return 2 * min(self._ahead() or 1, MOST_CALLS)
 
     @gather.setter
-    def gather(self, _: int) -> None:
-        """Session sets it."""
+    def gather(self, gather: int) -> None:
+        self._gather = gather  # 0: Session takes no more
 
     def must_send(self) -> bool:
-        return bool(self.unsent or self.staged) and self._ahead() < LOW
+        waits = bool(self.unsent or self.staged) and not self.blocked
+        return waits and self._ahead() < LOW
 
     def limits(self) -> "tuple[Any, ...]":
         return self.pending.__contains__, OLDEST, KILL_GRACE

@@ -534,16 +534,52 @@ def test_a_call_that_fails_among_them_costs_itself_only():
     assert (kind, number, type(error)) == (wire.ERROR, 2, ZeroDivisionError)
 
 
-def test_a_worker_that_may_die_again_notices_that_the_program_had_gone():
-    made, _ = backend(lambda value: value, b"")
-    made._mortal, made._hung_up = True, lambda: True
+@pytest.fixture
+def lifeline_signal():
+    """Return how this process takes it; undone afterwards."""
     before = signal.getsignal(LIFELINE_SIGNAL)
-    try:
-        made._may_die(False)
-        assert made._ended is None
-        made._may_die(True)
-    finally:
-        signal.signal(LIFELINE_SIGNAL, before)
+    yield lambda: signal.getsignal(LIFELINE_SIGNAL)
+    signal.signal(LIFELINE_SIGNAL, before)
 
-    assert made._ended == 0
+
+def test_a_worker_may_die_while_it_executes_and_not_when_its_answer_leaves(
+    lifeline_signal,
+):
+    seen = []
+
+    def function(value):
+        seen.append(lifeline_signal())
+        return [value] if value < 3 else 12 // (value - 3)
+
+    class Noting(Channel):
+        def send(self, view, flags):
+            self.handlers.append(lifeline_signal())
+            return super().send(view, flags)
+
+    frames = [ones(1, 1), ones(2, 2), call(3, 2), ones(4, 3)]  # lists, and an error
+    made, channel = backend(function, frames[0], mortal=True)
+    channel.__class__ = Noting
+    channel.handlers = []
+    channel.left[1:1] = frames[1:]
+
+    assert made.serve() == 0
+    assert seen == [signal.SIG_DFL] * 4
+    _greeting, _ready, *answers = channel.handlers
+    assert len(answers) == 4
+    assert all(callable(handler) for handler in answers)
+
+
+def test_a_worker_that_gets_a_call_behind_the_programs_end_leaves(lifeline_signal):
+    called = []
+    made, channel = backend(called.append, call(1, 1), mortal=True)
+
+    def recv(size, flags=0):
+        data = Channel.recv(channel, size, flags)
+        if len(data) > len(wire.GREETING):
+            os.kill(os.getpid(), LIFELINE_SIGNAL)
+        return data
+
+    channel.recv = recv
+
+    assert made.serve() == 0
     assert made.program_gone

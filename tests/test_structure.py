@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import forkrpc
-from helpers import CHECKOUT
+from helpers import CHECKOUT, unless_editable
 
 PACKAGE = CHECKOUT / "forkrpc"
 
@@ -404,6 +404,7 @@ def test_importing_the_package_loads_itself_only():
     assert loaded - modules_of_a_bare_interpreter() == {"forkrpc"}
 
 
+@unless_editable
 def test_a_fresh_worker_has_loaded_a_literal_list_of_modules():
     source = "import sys\ndef names(): return sorted(sys.modules)"
     with forkrpc.Forker() as template, template.eval(source).run("names") as proxy:

@@ -17,13 +17,16 @@ def load_arguments(codec: "Codec", body: "Any") -> "Any":
     try:
         return codec.load(body)
     except Exception as error:
-        kind = type(error).__name__
-        hint = ""
-        if isinstance(error, ImportError):
-            hint = "; the worker does not find it: is its folder on sys.path?"
-        raise SerialiserError(
-            f"arguments cannot be loaded: {kind}: {error}{hint}"
-        ) from error
+        raise unloadable(error) from error
+
+
+def unloadable(error: Exception) -> SerialiserError:
+    """Return what a call is told whose arguments cannot be loaded."""
+    kind = type(error).__name__
+    hint = ""
+    if isinstance(error, ImportError):
+        hint = "; the worker does not find it: is its folder on sys.path?"
+    return SerialiserError(f"arguments cannot be loaded: {kind}: {error}{hint}")
 
 
 def error_body(codec: "Codec", error: BaseException) -> bytes:
@@ -40,8 +43,12 @@ def result_body(codec: "Codec", what: str, values: "Any", limit: int) -> bytes:
     """Serialise; raise SerialiserError, also for what is longer than *limit* bytes."""
     body = codec.dump(values)
     if len(body) > limit:
-        raise SerialiserError(
-            f"{what} of {len(body)} bytes, max_frame is {limit}; "
-            "raise it with run(..., max_frame=...)"
-        )
+        raise too_long(what, body, limit)
     return body
+
+
+def too_long(what: str, body: bytes, limit: int) -> SerialiserError:
+    return SerialiserError(
+        f"{what} of {len(body)} bytes, max_frame is {limit}; "
+        "raise it with run(..., max_frame=...)"
+    )

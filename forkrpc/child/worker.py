@@ -197,11 +197,11 @@ class Role:
         return backend.serve(**options)
 
     def _made_backend(self, channel: "_socket.socket", page: "Page") -> "Backend":
-        gone = partial(hung_up, self._lifeline)
         if self._spec["backend"] == "sync":
-            return Sync(channel, self._spec, page, gone)
+            return Sync(channel, self._spec, page)
         from .aio import Async
 
+        gone = partial(hung_up, self._lifeline)
         return Async(channel, self._spec, page, gone)
 
     def _set_up(self, backend: "Backend", values: "list[object]") -> "dict[str, Any]":

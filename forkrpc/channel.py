@@ -56,7 +56,7 @@ class Channel(Sender):
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._spin = Spin()
-        self._lane = Lane(session, sock, self._outbox, self._spin)
+        self._lane = Lane(session, sock, self._outbox, self._spin, self._poll)
         if not session.in_order:
             self.exchange = self._exchange  # type: ignore[method-assign]
         self._led = False  # a thread has led since the last tick
@@ -90,10 +90,30 @@ class Channel(Sender):
                 if self._followers or self._session.pending:
                     self._hand_over()
         else:
+            self._check_nested()
             self._session.unsent.extend((call, queue))
         if not sent or self._session.unsent:
             self.flush()
-        return self.wait(queue) if outcome is LEFT else outcome
+        if outcome is not LEFT:
+            return outcome
+        # Behind the call: the worker may have ended, and its calls been failed, before.
+        self._owner.look_after_calls()
+        return self.wait(queue)
+
+    def _check_nested(self) -> None:
+        """Raise RuntimeError where the thread that leads has been interrupted to call.
+
+        It can read nothing before the signal handler returns.
+        """
+        who = self._lead.get("who")
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame is who:
+                raise RuntimeError(
+                    "call() in a signal handler that has interrupted a call() of the "
+                    "same worker would wait for ever; use submit() or a callback"
+                )
+            frame = frame.f_back
 
     def _exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
         """As `exchange`, where answers come in any order."""
@@ -132,12 +152,7 @@ class Channel(Sender):
             self._resume()
         while queue.empty() and not self.over:
             if not self._spin.until(self._receive):
-                pause = (
-                    MILLISECONDS
-                    if session.streams.under_way or len(session.pending) > 1
-                    else None
-                )
-                if not self._poll.poll(pause):
+                if not self._poll.poll(MILLISECONDS):
                     self._owner.look_at_page()
                 self._spin.woken()
             if session.ready or session.futures:
@@ -275,7 +290,7 @@ class Channel(Sender):
                 self._lead.clear()
             self._watch.want(READ, wanted=needed)
             self._led = False
-        if self._session.must_send() or self._outbox.frames:
+        if self._session.blocked or self._session.must_send():
             self.flush()
 
     def _resume(self) -> bool:

@@ -126,8 +126,7 @@ class Connection:
 
     def send(self) -> None:
         """Send what is queued, if it is time to."""
-        if not self._ticking:
-            self._start_ticking()
+        self.look_after_calls()
         if len(self.session.unsent) >= self.session.gather:
             self._channel.flush()
 
@@ -137,8 +136,7 @@ class Connection:
         self._check_open()
         self._limited = True
         call = self._arguments.limited(args, kwargs, limit)
-        if not self._ticking:
-            self._start_ticking()
+        self.look_after_calls()
         return result_of(self._channel.exchange(call, LimitedQueue(limit)))
 
     def call(self, args: "Args", kwargs: "Keys") -> object:
@@ -151,8 +149,7 @@ class Connection:
             if self.closed is not None:
                 self._check_open()
             call = self._waiting(args, kwargs)
-        if not self._ticking:
-            self._start_ticking()
+        self.look_after_calls()
         outcome = self._channel.exchange(call, SimpleQueue())
         return result_of(outcome) if type(outcome) is Failure else outcome
 
@@ -234,9 +231,11 @@ class Connection:
 
     # Looking after calls without an answer, in the reactor's thread.
 
-    def _start_ticking(self) -> None:
-        self._ticking = True
-        self.program.reactor.tick(self)
+    def look_after_calls(self) -> None:
+        """See to it that `tick` is called.  Any thread, behind each call it makes."""
+        if not self._ticking:
+            self._ticking = True
+            self.program.reactor.tick(self)
 
     def tick(self) -> bool:
         """Look for what nobody else brings on its way; return whether to look again.

@@ -255,6 +255,8 @@ class Forker:
         return f"<Forker{name}, {state}>"
 
     def _check(self, verb: str) -> None:
+        if self._link.refusal is not None:
+            raise SetupError(self._link.refusal)
         if self._link.closed or self._link.ended:
             raise ClosedError(f"{verb}() on {self!r}: {self._link.why_closed()}")
 

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from _queue import SimpleQueue
     from _socket import socket
     from collections.abc import Callable
+    from select import poll
     from typing import Any
 
     from .fds import Outbox
     from .session import Session
     from .spin import Spin
 
+MILLISECONDS = 20  # of sleep, behind which results that are held back are looked for
 LEFT = object()
 """Returned in the place of an outcome: the call goes the usual way."""
 
@@ -39,12 +41,18 @@ class Lane:
     """Used by the one thread that leads, while no other call is under way."""
 
     def __init__(
-        self, session: "Session", sock: "socket", outbox: "Outbox", spin: "Spin"
+        self,
+        session: "Session",
+        sock: "socket",
+        outbox: "Outbox",
+        spin: "Spin",
+        poll: "poll",
     ) -> None:
         self._session = session
         self._outbox = outbox
         self._recv = sock.recv
         self._spin = spin
+        self._poll = poll
         self._registers = session.pending, session.last
 
     def send(self, call: "Any", queue: "SimpleQueue[Any]") -> bool:
@@ -78,11 +86,14 @@ class Lane:
         session, spin = self._session, self._spin
         decoder = session.decoder
         try:
-            header = decoder.look(self._recv, spin.looks)
-            if spin.misses:
-                spin.found()
+            if spin.looks > 1:
+                header = decoder.look(self._recv, spin.looks)
+                if spin.misses:
+                    spin.found()
+            else:  # what was just sent has not even been read
+                header = self._sleep()
         except BlockingIOError:
-            header = spin.look_on(decoder.look, self._recv)
+            header = self._look_on()
         except ConnectionError:
             return LEFT
         if header is None:
@@ -101,3 +112,21 @@ class Lane:
             outcome = session.loader.result(body, first)
         atomic.drop(map(_popleft, (session.pending, decoder.chunks)))
         return outcome
+
+    def _look_on(self) -> "wire.Header | None":
+        decoder, spin = self._session.decoder, self._spin
+        try:
+            header = spin.look_on(decoder.look, self._recv)
+            if header is None and decoder.at_rest():
+                header = self._sleep()
+        except (BlockingIOError, ConnectionError):
+            return None
+        return header
+
+    def _sleep(self) -> "wire.Header | None":
+        spin = self._spin
+        spin.rested()
+        if not self._poll.poll(MILLISECONDS):
+            return None
+        spin.woken()
+        return self._session.decoder.look(self._recv, 1)

@@ -41,6 +41,7 @@ STEPS = SHARED | ALONE
 class Link:
     """The control stream of one template.
 
+    refusal: why it could not be forked from another one, None if it could.
     ended: whether the template is gone; closed: whether no more commands are taken.
     sent: the groups of classes (see `classes`) that the template has.
     pid: an executed template's, which is our own child and ours to reap.
@@ -64,6 +65,7 @@ class Link:
         self._own_child = pid is not None
         self._known = Gate()
         self._why: str | None = None
+        self.refusal: str | None = None
         self._reader = HandleReader(control, strict=False)
         self._decoder = wire.Decoder(greeted=greeted)
         self._outbox = Outbox(control, _socket.MSG_DONTWAIT)
@@ -304,7 +306,7 @@ class Link:
         self._known.open()
 
     def refused(self, text: str) -> None:
-        self._why = text  # its end of file follows
+        self._why, self.refusal = text, text  # its end of file follows
 
     def exited(self, _status: int) -> None:
         pass

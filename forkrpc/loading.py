@@ -62,9 +62,7 @@ class Loader:
         for body in frame.bodies():
             try:
                 (value,) = load(body)
-            except (
-                BaseException
-            ) as error:  # runs the user's code: it may raise anything
+            except BaseException as error:  # the user's code, which may raise anything
                 value = self._failure(frame.first + len(outcomes), error)
             outcomes.append(value)
         return outcomes

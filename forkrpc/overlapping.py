@@ -15,7 +15,7 @@ from .awaiter import CALLBACKS, CANCELLED, Awaiter
 from .errors import ProtocolError
 from .loading import Failure
 from .progress import OLDEST
-from .session import LOW, MOST_CALLS, Session
+from .session import LOW, MOST_CALLS, NEVER, Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,13 +55,15 @@ class Overlapping(Session):
     @property
     def gather(self) -> int:
         """As of Session; reckoned at each call, for others begin without an answer."""
-        return 2 * min(self._ahead() or 1, MOST_CALLS)
+        return NEVER if self.blocked else 2 * min(self._ahead() or 1, MOST_CALLS)
 
     @gather.setter
     def gather(self, _: int) -> None:
         """Session sets it."""
 
     def must_send(self) -> bool:
+        if self.blocked:
+            return False
         return bool(self.unsent or self.staged) and self._ahead() < LOW
 
     def limits(self) -> "tuple[Any, ...]":

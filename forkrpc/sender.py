@@ -52,9 +52,11 @@ class Sender:
             except OSError:  # the worker is gone; its end of file is still to be read
                 self._outbox.clear()
                 done = True
+            self._session.blocked = not done
+            self._session.must_send()
             if done is not self._wrote_all:
-                self._wrote_all = done
                 self._watch.want(WRITE, wanted=not done)
+                self._wrote_all = done
 
     def _write(self) -> bool:
         outbox, session = self._outbox, self._session
@@ -66,7 +68,6 @@ class Sender:
         ):
             session.take(outbox.frames)
             done = outbox.flush()
-        session.must_send()
         said = self._said_close or session.unsent or session.staged
         if done and self._closing and not said:
             self._said_close = True

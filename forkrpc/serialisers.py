@@ -94,7 +94,7 @@ class PickleCodec(Codec):
         try:
             body = pickle_dumps(values, classes.PROTOCOL)
             # As `classes.plain`, which costs another call.
-            if classes.BY_NAME not in body or b"__main__" not in body:
+            if classes.BY_NAME not in body or body.find(b"__main__") < 0:
                 return body
         except Exception:  # PicklingError, TypeError, or whatever __reduce__ raises
             pass

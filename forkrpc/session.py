@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MOST_CALLS = 512  # in one frame; measured: more gain nothing
 LOW = 256  # calls under way below which whoever reads sends more
 
+NEVER = 1 << 62
 _NOTHING: "frozenset[object]" = frozenset()
 
 
@@ -43,6 +44,7 @@ class Session:
     ones: types of an only argument that may be put into `unsent` as it is; empty when
     no calls are taken, or the serialiser takes one call at a time.
     gather: length of `unsent` at which its calls are to be sent.
+    blocked: the socket takes nothing now; whoever waits for it sends all there is.
     last: its only item is the id of the last call that was taken.
     ready: (functions, arguments) pairs of sequences, to be called in order, in the
     callbacks' thread.
@@ -61,6 +63,7 @@ class Session:
         self.loader: Loader
         self.ones: frozenset[object] = _NOTHING
         self.gather = 2
+        self.blocked = False
         self.unsent: deque[Any] = deque()
         self.staged: list[Any] = []
         self.pending: Any = deque()  # of targets
@@ -85,6 +88,7 @@ class Session:
     def take_no_more(self) -> None:
         """From now on no call goes the shortest way into `unsent`."""
         self.ones = _NOTHING
+        self.gather = 0
 
     @property
     def sent(self) -> int:
@@ -126,6 +130,9 @@ class Session:
         runs dry; while little is under way each is sent at once.
         """
         under_way = len(self.pending)
+        if self.blocked:
+            self.gather = NEVER
+            return False
         self.gather = 2 * min(under_way or 1, MOST_CALLS)
         return bool(self.unsent or self.staged) and under_way < LOW
 

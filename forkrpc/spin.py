@@ -20,6 +20,7 @@ LONGEST = 50e-6  # seconds; more wins nothing, and is taken from others
 WORTH_IT = 200e-6  # seconds; a wait this short is mostly the waking up
 TRIES = 32  # misses in a row after which it rests
 LOOKS = 8  # each takes about 1.2 us
+FIRST = 3  # waits: for the greeting, for READY, for the first answer
 REST = 96  # waits without a look; then both sides try again, and soon together
 
 
@@ -35,9 +36,10 @@ class Spin:
 
     def __init__(self) -> None:
         self._useful = usable_cpus() > 1
-        self.looks = LOOKS if self._useful else 1
         self.misses = 0
-        self._rest = 0  # waits still to come without a look
+        # Waits still to come without a look: the first are for a process to start.
+        self._rest = FIRST if self._useful else 0
+        self.looks = LOOKS if self._useful and not self._rest else 1
         self._since = 0.0
 
     def look_on(
@@ -90,17 +92,22 @@ class Spin:
 
     def _end(self) -> float:
         """Return the time at which looking ends, 0: look no more."""
-        if self._rest or not self._useful:
-            self._rest -= self._useful
-            if self._useful and not self._rest:
-                self.looks = LOOKS
+        if self.looks == 1:
+            self.rested()
             return 0.0
         self._since = monotonic()
         return self._since + LONGEST
 
+    def rested(self) -> None:
+        """Count a wait without a look, while it rests."""
+        if self._rest:
+            self._rest -= 1
+            if not self._rest:
+                self.looks = LOOKS
+
     def woken(self) -> None:
         """Learn from a sleep that began behind looks in vain and has ended now."""
-        if not self._rest and monotonic() - self._since > WORTH_IT:
+        if self.looks > 1 and monotonic() - self._since > WORTH_IT:
             self._miss(TRIES // 4)
 
     def _miss(self, count: int) -> None:

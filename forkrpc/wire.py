@@ -88,7 +88,6 @@ LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
 LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
-_AT_ONCE = (MSG_DONTWAIT,)
 
 _KINDS = frozenset(
     [CALL, CLOSE, DEFINE, CANCEL, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
@@ -297,9 +296,10 @@ class Decoder:
         self._reading = False
         return got
 
-    def look(self, recv: "Callable[..., bytes]", looks: int) -> "Header | None":
-        """Read once, without waiting; return the header of a small frame that came
-        alone, or None.
+    def look(
+        self, recv: "Callable[..., bytes]", looks: int, flags: int = MSG_DONTWAIT
+    ) -> "Header | None":
+        """Read once; return the header of a small frame that came alone, or None.
 
         For whoever expects just that.  The frame stays in `chunks`, as its only item:
         the caller takes it out in one step with what it means.  With None, `receive`
@@ -308,10 +308,10 @@ class Decoder:
         else *recv* raises.
         """
         self._reading = True
-        chunks, size = self.chunks, (self._size,)
+        chunks, size, how = self.chunks, (self._size,), (flags,)
         while not chunks:
             try:
-                chunks.extend(map(recv, size, _AT_ONCE))
+                chunks.extend(map(recv, size, how))
             except BlockingIOError:
                 looks -= 1
                 if looks <= 0:

@@ -10,6 +10,7 @@ import gc
 import importlib.util
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -32,6 +33,12 @@ LIMIT = 5.0  # seconds for what a test left to end by itself
 MARK = f"FORKRPC_TEST_PROCESS={os.getpid()}"
 os.environ.update([MARK.split("=")])
 START = process_stat(os.getpid())[2]
+
+# A job in the background of a script ignores them (POSIX, Shell & Utilities 2.11), and
+# so would all programs that are started here, some of which are to be ended by them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 
 def settle_library():

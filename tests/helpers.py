@@ -12,7 +12,15 @@ import textwrap
 import time
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+# The library is found by an import hook there, which `site` makes in templates too.
+unless_editable = pytest.mark.skipif(
+    any(name.startswith("__editable__") for name in sys.modules),
+    reason="an editable install has templates run site",
+)
 
 MS = 0.001
 POLL = 10 * MS

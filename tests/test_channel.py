@@ -65,6 +65,9 @@ class Owner:
     def look_at_page(self):
         self.looked += 1
 
+    def look_after_calls(self):
+        pass
+
 
 class Peer:
     """The worker's end."""
@@ -561,3 +564,30 @@ def test_a_call_that_does_not_fit_the_socket_is_sent_as_the_peer_reads():
     assert len(frame.body) == len(body)
     assert results == [7]
     pair.close()
+
+
+def test_calls_behind_a_full_socket_cost_no_attempt_each(pair):
+    class Counting:
+        def __init__(self, sock):
+            self.sock, self.count = sock, 0
+
+        def send(self, data, flags):
+            self.count += 1
+            return self.sock.send(data, flags)
+
+    outbox = pair.channel._outbox
+    outbox._sock = counting = Counting(outbox._sock)
+    body = pickle.dumps((bytes(1 << 20),))
+    pair.session.unsent.extend((body, SimpleQueue()))
+    pair.channel.flush()
+    assert pair.session.blocked
+    before, queues = counting.count, [SimpleQueue() for _ in range(2000)]
+
+    for queue in queues:
+        pair.session.unsent.extend((1, queue))
+        if len(pair.session.unsent) >= pair.session.gather:
+            pair.channel.flush()
+
+    assert counting.count - before < 10
+    assert sum(frame.count for frame in pair.peer.frames(wire.CALL, 5)) == 2001
+    assert not pair.session.blocked

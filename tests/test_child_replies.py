@@ -1,5 +1,7 @@
 """Unit: results that wait for others, and their copy in the page."""
 
+import socket
+import sys
 import threading
 
 import pytest
@@ -173,3 +175,58 @@ def test_threads_that_send_events_do_not_tear_the_results():
         *[number if number % 7 else str(number) for number in range(1, 1001)]
     )
     assert len(found) == 1600
+
+
+# Threads that send events while results are held.
+
+
+@pytest.mark.parametrize("value", [7, [7], None], ids=["number", "body", "nothing"])
+def test_results_and_events_of_another_thread_all_arrive_in_order(value):
+    """The quick way takes no lock: a flush may come between any of its steps."""
+    ours, theirs = socket.socketpair()
+    page = progress.Page(memoryview(bytearray(progress.BLOCK)))
+    made = Replies(theirs, page, wire.LIMIT)
+    made.codec = serialisers.codec("pickle", lambda definition: None)
+    done, calls, interval = threading.Event(), 30_000, sys.getswitchinterval()
+    frames = []
+
+    def read():
+        decoder = wire.Decoder()
+        while decoder.receive(ours.recv):
+            frames.extend(decoder.frames)
+            decoder.frames.clear()
+
+    def disturb():
+        while not done.is_set():
+            made.send(wire.encode(wire.EVENT, b""))
+
+    threads = [threading.Thread(target=each) for each in (read, disturb)]
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        slots, base = made.slots()
+        for call_id in range(1, calls + 1):
+            if type(value) is made.kind:  # as the backend does it
+                slots[call_id - base] = value
+                made.run.append(value)
+                if call_id >= made.full:
+                    made.flush()
+            else:
+                made.result(call_id, value)
+                slots, base = made.slots()
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        threads[1].join()
+        made.flush()
+        theirs.close()
+        threads[0].join()
+        ours.close()
+
+    answered = 0
+    for frame in frames:
+        if frame.kind == wire.RESULT:
+            assert frame.first == answered + 1
+            answered += frame.count
+    assert answered == calls == made.done()

@@ -11,7 +11,7 @@ import pytest
 from forkrpc import fds, outcome, progress, serialisers, wire
 from forkrpc.child import replies as replies_module
 from forkrpc.child import sync as sync_module
-from forkrpc.child.sync import QUICK, STRIDE, Clock, Sync
+from forkrpc.child.sync import Sync
 from forkrpc.errors import RemoteError, SerialiserError
 from forkrpc.system import LIFELINE_SIGNAL
 from helpers import run_program
@@ -289,7 +289,7 @@ def test_a_frame_that_no_program_sends_ends_the_worker():
         """
         import os, sys
         from forkrpc import fds, progress, serialisers, wire
-        from forkrpc.child.sync import QUICK, STRIDE, Clock, Sync
+        from forkrpc.child.sync import Sync
 
         def report(*error):
             reports.append(error)
@@ -534,52 +534,53 @@ def test_a_call_that_fails_among_them_costs_itself_only():
     assert (kind, number, type(error)) == (wire.ERROR, 2, ZeroDivisionError)
 
 
-def test_a_worker_that_may_die_again_notices_that_the_program_had_gone():
-    made, _ = backend(lambda value: value, b"")
-    made._mortal, made._hung_up = True, lambda: True
+@pytest.fixture
+def lifeline_signal():
+    """Return how this process takes it; undone afterwards."""
     before = signal.getsignal(LIFELINE_SIGNAL)
-    try:
-        made._may_die(False)
-        assert made._ended is None
-        made._may_die(True)
-    finally:
-        signal.signal(LIFELINE_SIGNAL, before)
+    yield lambda: signal.getsignal(LIFELINE_SIGNAL)
+    signal.signal(LIFELINE_SIGNAL, before)
 
-    assert made._ended == 0
+
+def test_a_worker_may_die_while_it_executes_and_not_when_its_answer_leaves(
+    lifeline_signal,
+):
+    seen = []
+
+    def function(value):
+        seen.append(lifeline_signal())
+        return [value] if value < 3 else 12 // (value - 3)
+
+    class Noting(Channel):
+        def send(self, view, flags):
+            self.handlers.append(lifeline_signal())
+            return super().send(view, flags)
+
+    frames = [ones(1, 1), ones(2, 2), call(3, 2), ones(4, 3)]  # lists, and an error
+    made, channel = backend(function, frames[0], mortal=True)
+    channel.__class__ = Noting
+    channel.handlers = []
+    channel.left[1:1] = frames[1:]
+
+    assert made.serve() == 0
+    assert seen == [signal.SIG_DFL] * 4
+    _greeting, _ready, *answers = channel.handlers
+    assert len(answers) == 4
+    assert all(callable(handler) for handler in answers)
+
+
+def test_a_worker_that_gets_a_call_behind_the_programs_end_leaves(lifeline_signal):
+    called = []
+    made, channel = backend(called.append, call(1, 1), mortal=True)
+
+    def recv(size, flags=0):
+        data = Channel.recv(channel, size, flags)
+        if len(data) > len(wire.GREETING):
+            os.kill(os.getpid(), LIFELINE_SIGNAL)
+        return data
+
+    channel.recv = recv
+
+    assert made.serve() == 0
     assert made.program_gone
-
-
-# The clock.
-
-
-def test_the_clock_is_not_looked_at_behind_each_quick_call(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(sync_module, "monotonic", lambda: now[0])
-    clock = Clock(1)
-
-    assert clock.look_at == 1
-    now[0] += 1e-6
-    assert not clock.late(1, 0.0)
-    assert clock.look_at == 1 + STRIDE
-
-
-def test_a_slow_call_has_results_leave_and_is_followed_closely(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(sync_module, "monotonic", lambda: now[0])
-    clock = Clock(1)
-
-    now[0] += 2 * QUICK
-
-    assert clock.late(1, 200.0)
-    assert clock.look_at == 2
-
-
-def test_results_leave_at_their_deadline_however_quick_the_calls(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(sync_module, "monotonic", lambda: now[0])
-    clock = Clock(1)
-
-    now[0] += 1e-6
-
-    assert clock.late(1, 100.0)
-    assert not clock.late(2, 0.0)
+    assert called == []

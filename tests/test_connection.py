@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from _queue import SimpleQueue
 
 import pytest
 
@@ -481,3 +482,31 @@ def test_an_interrupted_cancel_leaves_nothing_half_done(slow):
         assert interrupt_everywhere(attempt, connection_module) > 3
         wait_until(lambda: proxy.pending == 0, LIMIT)
         assert proxy.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize("way", ["call", "submit", "callback"])
+def test_a_call_that_comes_just_behind_the_end_is_settled_too(start, way):
+    """As of a thread that was held up between looking and queueing."""
+    proxy = start(on_error=Told())
+    proxy("die", None)
+    assert proxy.join(LIMIT)
+    connection, queue = proxy._connection, SimpleQueue()
+    session = connection.session
+    wait_until(lambda: not connection._ticking, LIMIT)
+
+    if way == "call":
+        outcome = connection._channel.exchange(1, queue)
+    elif way == "submit":
+        session.unsent.extend((1, queue))
+        connection.send()
+        outcome = queue.get(timeout=LIMIT)
+    else:
+        session.unsent.extend((1, print))
+        assert len(session.unsent) >= session.gather  # so that `send` is called
+        connection.send()
+        outcome = None
+
+    if outcome is not None:
+        assert type(outcome.error) is WorkerDied
+        assert outcome.error.started is False
+    wait_until(lambda: not proxy.pending, LIMIT)

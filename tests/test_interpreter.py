@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from forkrpc import ClosedError, Forker, SetupError
-from helpers import CHECKOUT, process_alive, run_program
+from helpers import CHECKOUT, process_alive, run_program, unless_editable
 
 LOOK = """
 import json, os, sys
@@ -87,6 +87,7 @@ def test_a_worker_has_the_path_and_environment_of_the_program():
     assert worker["environment"] == program["environment"]
 
 
+@unless_editable
 def test_a_worker_is_executed_by_the_same_interpreter_without_arguments():
     program, worker = run_with()
 

@@ -440,3 +440,36 @@ def test_the_end_of_the_terminal_ends_all(folder, number):
         child.close(force=True)
     for pid in pids:
         wait_until(lambda pid=pid: not process_alive(pid), 2)
+
+
+# Signal handlers that call.
+
+
+def test_a_call_in_a_handler_that_interrupted_a_call_is_refused_at_once():
+    run_program(
+        """
+        import forkrpc, queue, signal
+
+        def handler(*_):
+            try:
+                told.append(proxy.call(0))
+            except RuntimeError as error:
+                told.append(error)
+            proxy(0, results.put)
+
+        told, results = [], queue.SimpleQueue()
+        signal.signal(signal.SIGALRM, handler)
+        with forkrpc.Forker().run("time.sleep") as proxy:
+            proxy.call(0)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            proxy.call(0.5)
+            assert type(told[0]) is RuntimeError, told
+            assert "use submit() or a callback" in str(told[0])
+            assert results.get(timeout=10) is None
+
+            future = proxy.submit(0.5)  # nobody reads for it in this thread
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            assert future.result(10) is None
+            assert told[1] is None
+        """,
+    )

@@ -1,7 +1,9 @@
 """Unit: the shortest way of a call, on a socket pair whose other end the test has."""
 
 import pickle
+import select
 import socket
+import threading
 from _queue import SimpleQueue
 
 import pytest
@@ -20,10 +22,16 @@ from interrupts import interrupt_everywhere
 class Once:
     """Looks once, in the place of a Spin."""
 
-    looks, misses = 1, 0
+    looks, misses = 2, 0
 
     def look_on(self, look, recv):
         return None
+
+    def rested(self):
+        pass
+
+    def woken(self):
+        pass
 
 
 class Pair:
@@ -36,7 +44,10 @@ class Pair:
         self.session.use(codec("pickle", self.session.define))
         self.session.decoder = wire.Decoder(greeted=True)
         self.outbox = Outbox(ours)
-        self.lane = Lane(self.session, ours, self.outbox, Once())
+        poll = select.poll()
+        poll.register(ours, select.POLLIN)
+        self.spin = Once()
+        self.lane = Lane(self.session, ours, self.outbox, self.spin, poll)
 
     def answer(self, *values, first=1):
         body = pickle.dumps(list(values))
@@ -73,6 +84,18 @@ def test_a_call_goes_out_as_one_frame_and_its_answer_comes_back(pair, call):
     assert pair.lane.receive() == "result"
     assert pair.session.outstanding() == 0
     assert queue.empty()
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_it_sleeps_till_the_answer_comes(pair, monkeypatch, looks):
+    monkeypatch.setattr(lane_module, "MILLISECONDS", 10_000)
+    pair.spin.looks = looks
+    pair.lane.send(1, SimpleQueue())
+    thread = threading.Timer(0.05, pair.answer, (5,))
+    thread.start()
+
+    assert pair.lane.receive() == 5
+    thread.join()
 
 
 def test_an_answer_that_was_serialised_alone_is_loaded(pair):

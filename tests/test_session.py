@@ -1019,3 +1019,32 @@ def test_an_interrupt_while_answers_are_handled_settles_each_call_once(ctrl_c):
         return came
 
     assert interrupt_everywhere(attempt, session_module) > 100
+
+
+# When to send.
+
+
+def test_calls_are_sent_at_once_while_little_is_under_way(session):
+    assert not session.must_send()
+    assert session.gather == 2
+    put(session, 1, print)
+    assert session.must_send()
+
+
+def test_as_many_calls_gather_as_the_worker_still_has_to_do(session):
+    call(session, count=100)
+    put(session, 1, print)
+
+    assert session.must_send()
+    assert session.gather == 200
+    call(session, count=10_000)
+    assert not session.must_send()
+    assert session.gather == 2 * MOST_CALLS
+
+
+def test_nobody_sends_while_the_socket_takes_nothing(session):
+    put(session, 1, print)
+    session.blocked = True
+
+    assert not session.must_send()
+    assert session.gather > 1 << 40

@@ -32,6 +32,7 @@ def clock(monkeypatch):
     made = Clock(spin.LONGEST / 10)
     monkeypatch.setattr(spin, "monotonic", made)
     monkeypatch.setattr(spin, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(spin, "FIRST", 0)
     return made
 
 
@@ -46,6 +47,16 @@ def looks_of_a_miss(tried):
 def test_what_is_there_at_once_needs_no_clock(clock):
     assert spin.Spin().until(Looks(1))
     assert clock.now == 0
+
+
+def test_it_does_not_look_while_the_other_side_starts(clock, monkeypatch):
+    monkeypatch.setattr(spin, "FIRST", 3)
+    tried = spin.Spin()
+
+    counts = [looks_of_a_miss(tried) for _ in range(4)]
+
+    assert counts[:3] == [1, 1, 1]
+    assert counts[3] > 1
 
 
 def test_it_looks_again_until_it_finds_something(clock):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import forkrpc
-from helpers import CHECKOUT
+from helpers import CHECKOUT, unless_editable
 
 PACKAGE = CHECKOUT / "forkrpc"
 
@@ -34,6 +34,7 @@ LAYERS = {
     "outcome": ("both", 5),
     "child": ("child", 10),
     "child.bodies": ("child", 9),
+    "child.clock": ("child", 9),
     "child.deadlines": ("child", 9),
     "child.done": ("child", 9),
     "child.leave": ("child", 9),
@@ -149,6 +150,7 @@ IN_A_WORKER = {
         "forkrpc.atomic",
         "forkrpc.child",
         "forkrpc.child.bodies",
+        "forkrpc.child.clock",
         "forkrpc.child.leave",
     ),
     *("forkrpc.child.replies", "forkrpc.child.stream", "forkrpc.child.sync"),
@@ -392,6 +394,7 @@ def test_importing_the_package_loads_itself_only():
     assert loaded - modules_of_a_bare_interpreter() == {"forkrpc"}
 
 
+@unless_editable
 def test_a_fresh_worker_has_loaded_a_literal_list_of_modules():
     source = "import sys\ndef names(): return sorted(sys.modules)"
     with forkrpc.Forker() as template, template.eval(source).run("names") as proxy:

@@ -40,8 +40,13 @@ def result_body(codec: "Codec", what: str, values: "Any", limit: int) -> bytes:
     """Serialise; raise SerialiserError, also for what is longer than *limit* bytes."""
     body = codec.dump(values)
     if len(body) > limit:
-        raise SerialiserError(
-            f"{what} of {len(body)} bytes, max_frame is {limit}; "
-            "raise it with run(..., max_frame=...)"
-        )
+        refuse(what, body, limit)
     return body
+
+
+def refuse(what: str, body: bytes, limit: int) -> None:
+    """Raise SerialiserError: *body* is longer than *limit* bytes."""
+    raise SerialiserError(
+        f"{what} of {len(body)} bytes, max_frame is {limit}; "
+        "raise it with run(..., max_frame=...)"
+    )

@@ -15,7 +15,7 @@ from ..classes import PROTOCOL
 from ..fds import Outbox
 from ..progress import HELD, NUMBERS, SLOTS
 from ..serialisers import SCALARS
-from .bodies import result_body
+from .bodies import refuse, result_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,12 +98,22 @@ class Replies:
                         self._packed = True
                     self.run.append(value)
                     return
-        body = self.body_of("result", (value,))
+        body = self.codec.dump((value,))
+        if len(body) > self._limit:
+            refuse("result", body, self._limit)
+        first = self._first  # before the look at `full`
+        if (  # without a lock: see `slots`
+            self._held_as is bytes
+            and call_id <= self.full
+            and self._page.keep_body(call_id - first, body, self._bytes)
+        ):
+            self._bytes += len(body)
+            self.run.append(body)
+            if call_id >= self.full:
+                self.flush()
+            return
         with self._lock:
-            slot = call_id - self._first
-            if self._held_as is not bytes or not 0 <= slot < SLOTS:
-                slot = self._slot(call_id, bytes)
-            if self._page.keep_body(slot, body, self._bytes):
+            if self._page.keep_body(self._slot(call_id, bytes), body, self._bytes):
                 self._bytes += len(body)
                 if self._packed:
                     self._frame_run()
@@ -138,10 +148,13 @@ class Replies:
         self.deadline = monotonic() + PATIENCE
         self._first = call_id
         self._page.begin(call_id, kind)
+        if (kind is not bytes) is not self._packed:  # what is in `run` is of one kind
+            self._frame_run()
+            self._packed = kind is not bytes
         self._held_as = kind
-        if kind in NUMBERS:
+        self.full = call_id + SLOTS - 1
+        if kind is not bytes:
             self.kind = kind
-            self.full = call_id + SLOTS - 1
         return 0
 
     def _frame_run(self) -> None:

@@ -1,19 +1,21 @@
 """The blocking backend: one call after another, results and events in that order."""
 
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 from _pickle import loads
 from _socket import MSG_DONTWAIT
 from itertools import islice
-from time import monotonic, monotonic_ns
+from time import monotonic_ns
 
 from .. import wire
 from ..errors import ProtocolError
 from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
 from ..spin import Spin
-from ..system import mortal
+from ..system import LIFELINE_SIGNAL
 from .bodies import error_body, load_arguments
+from .clock import Clock
 from .leave import exit_status_of
 from .replies import Replies
 from .stream import Producer, iterator_of
@@ -21,22 +23,17 @@ from .stream import Producer, iterator_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from ..progress import Page
     from ..serialisers import Codec
 
 PATIENT = 1000  # exceptions between two calls, one after the other
-QUICK = 50e-6  # seconds; the result of a slower call leaves at once
-STRIDE = 8  # calls between two looks at the clock while they are very quick
 
 
 class Sync:
-    """The worker's end of its connection; `codec` and `function` are set first.
-
-    hung_up: tells whether the program is gone.
-    """
+    """The worker's end of its connection; `codec` and `function` are set first."""
 
     function: "Callable[..., Any]"
     streamed: "Callable[..., Any]"  # what a stream's call executes
@@ -46,14 +43,13 @@ class Sync:
         channel: "socket",
         spec: "dict[str, Any]",
         page: "Page",
-        hung_up: "Callable[[], bool]" = lambda: False,
     ) -> None:
         self.replies = Replies(channel, page, spec["max_frame"])
         self._channel = channel
         self._page, self._words = page, page.words
         self._timed = spec["timed"]
         self._mortal = spec["mortal"]
-        self._hung_up = hung_up
+        self._is_idle = False
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
         self.frames = self._decoder.frames
         self._spin = Spin()
@@ -101,35 +97,40 @@ class Sync:
             frames.popleft()
         if self._ended is not None:
             return
+        self._idle()
         if self.replies.deadline:
             self.replies.flush()
-        if self._decoder.at_rest() and self._look():
-            return
-        self._may_die(False)  # idle: if the program goes, leave in order
-        self._receive(0)
-        self._spin.woken()
-        if self._ended is None:
-            self._may_die(True)
+        if self._decoder.at_rest():
+            self._await_one()
+        else:
+            self._receive(0)
 
-    def _look(self) -> bool:
-        """Look for a moment before sleeping; return whether anything came.
-
-        A small call that comes alone is answered at once: somebody waits for it.
-        """
-        decoder, spin, recv = self._decoder, self._spin, self._channel.recv
+    def _await_one(self) -> None:
+        """Wait for a frame.  A small call that comes alone is answered at once."""
         try:
-            header = decoder.look(recv, spin.looks)
-            if spin.misses:
-                spin.found()
-        except BlockingIOError:
-            header = spin.look_on(decoder.look, recv)
+            header = self._next_header()
         except ConnectionError:
-            return False
-        if header is None and decoder.at_rest():
-            return False
+            header = None
         if header is None or not self._alone(header):
-            self._receive_now()  # it is still in the decoder
-        return True
+            self._receive_now()  # what came is in the decoder, or it is the end
+
+    def _next_header(self) -> "wire.Header | None":
+        decoder, spin, recv = self._decoder, self._spin, self._channel.recv
+        if spin.looks > 1:
+            try:
+                header = decoder.look(recv, spin.looks)
+                if spin.misses:
+                    spin.found()
+                return header
+            except BlockingIOError:
+                header = spin.look_on(decoder.look, recv)
+            if header is not None or not decoder.at_rest():
+                return header
+        else:
+            spin.rested()
+        header = decoder.look(recv, 1, 0)
+        spin.woken()
+        return header
 
     def _receive_now(self) -> None:
         try:
@@ -162,35 +163,58 @@ class Sync:
             read(0)
             self._spin.woken()
 
-    def _may_die(self, yes: bool) -> None:
-        """Let the program's end end this process, or not.  Notices if it came before.
+    def _idle(self) -> None:
+        """Before the last answer leaves: if the program goes now, leave in order."""
+        if not self._is_idle:
+            self._is_idle = True
+            if self._mortal:
+                _signal.signal(LIFELINE_SIGNAL, self._note_end)
 
-        Its signal does nothing while the process may not die, and comes only once.
+    def _busy(self) -> bool:
+        """Before a call: the program's end is this process's.  Return whether it goes
+        on: an end before that is noticed here.
         """
-        if not self._mortal:
-            return
-        mortal(yes)
-        if yes and self._hung_up():
-            self._ended, self.program_gone = 0, True
+        if self._is_idle:
+            self._is_idle = False
+            if self._mortal:
+                _signal.signal(LIFELINE_SIGNAL, _signal.SIG_DFL)
+                if self.program_gone:
+                    self._ended = 0
+        return self._ended is None
+
+    def _idle_behind(self, call_id: int) -> None:
+        """As `_idle`, if that call was the last one that has arrived."""
+        frames = self._decoder.frames
+        if (
+            not frames
+            or len(frames) == 1
+            and call_id == frames[0].first + (frames[0].count - 1)
+        ):
+            self._idle()
+
+    def _note_end(self, _number: int, _frame: object) -> None:
+        self.program_gone = True
 
     def _obey(self, frame: wire.Frame) -> None:
         if frame.kind == wire.CALL:
+            if not self._busy():
+                return
             if frame.first > self.replies.done() + 1:
                 raise ProtocolError(f"{frame!r} after call {self.replies.done()}")
             if frame.flags & wire.ONES:
                 self._ones(frame.first, self._packed(frame))
             elif frame.flags & wire.PACKED:
-                self._calls(frame.first, self._packed(frame), self.function)
+                self._calls(frame.first, self._packed(frame), None)
             elif frame.flags & wire.LIMITED:
                 self._timed = True  # the program looks at the limits
-                of = self._of_keywords if frame.flags & wire.KEYWORDS else self._of_body
-                self._calls(frame.first, zip(frame.limited()[1]), of)
-            elif frame.flags & wire.KEYWORDS:
-                self._calls(frame.first, zip(frame.bodies()), self._of_keywords)
+                self._calls(
+                    frame.first, frame.limited()[1], load_arguments, frame.flags
+                )
             else:
-                self._calls(frame.first, zip(frame.bodies()), self._of_body)
+                self._calls(frame.first, frame.bodies(), load_arguments, frame.flags)
         elif frame.kind == wire.STREAM:
-            self._stream(frame)
+            if self._busy():
+                self._stream(frame)
         elif frame.kind in (wire.CREDIT, wire.STOP):
             pass  # of a stream that has ended meanwhile
         elif frame.kind == wire.CLOSE:
@@ -205,13 +229,6 @@ class Sync:
         if not isinstance(calls, list) or len(calls) != frame.count:
             raise ProtocolError(f"{frame!r} holds {calls!r:.100}")
         return calls
-
-    def _of_body(self, body: "Any") -> object:
-        return self.function(*load_arguments(self.codec, body))
-
-    def _of_keywords(self, body: "Any") -> object:
-        *args, keywords = load_arguments(self.codec, body)
-        return self.function(*args, **keywords)
 
     def _alone(self, header: "wire.Header") -> bool:
         """Answer a small call that came alone; return whether it was one.
@@ -228,6 +245,8 @@ class Sync:
             (given,) = loads(chunks[0][wire.HEADER_BYTES :])
         except Exception:  # a broken frame; the usual way rules on it
             return False
+        if not self._busy():
+            return True
         if self._timed:
             self._words[SINCE] = monotonic_ns()
         self._words[BEGUN] = call_id
@@ -235,6 +254,7 @@ class Sync:
             value = self.function(given) if flags & wire.ONES else self.function(*given)
             if self.copy:
                 os._exit(0)
+            self._idle()
             self.replies.result_now(call_id, value)
         except BaseException as error:  # fails this call only; the worker goes on
             self._failed(call_id, error)
@@ -272,22 +292,35 @@ class Sync:
                 if self._ended is not None:
                     return
             if call_id >= clock.look_at and clock.late(call_id, replies.deadline):
+                self._idle_behind(call_id)
                 replies.flush()
             call_id += 1
 
     def _calls(
-        self, first: int, calls: "Iterable[Any]", execute: "Callable[..., object]"
+        self,
+        first: int,
+        calls: "list[Any]",
+        load: "Callable[[Codec, Any], Any] | None",
+        flags: int = 0,
     ) -> None:
-        """Execute the calls of a frame but those that have an answer already."""
-        words, replies = self._words, self.replies
-        call_id = replies.done() + 1
+        """Execute the calls of a frame but those that have an answer already.
+
+        calls: tuples of arguments; bodies of such where there is a *load*.
+        """
+        words, replies, function = self._words, self.replies, self.function
+        call_id, codec = replies.done() + 1, self.codec
         clock = Clock(call_id)
-        for call in islice(calls, call_id - first, None):
+        for args in islice(calls, call_id - first, None):
             if self._timed:
                 words[SINCE] = monotonic_ns()
             words[BEGUN] = call_id
             try:
-                value = execute(*call)
+                if load is not None:
+                    args = load(codec, args)
+                if flags & wire.KEYWORDS:
+                    value = function(*args[:-1], **args[-1])
+                else:
+                    value = function(*args)
                 if self.copy:
                     os._exit(0)
                 replies.result(call_id, value)
@@ -296,6 +329,7 @@ class Sync:
                 if self._ended is not None:
                     return
             if call_id >= clock.look_at and clock.late(call_id, replies.deadline):
+                self._idle_behind(call_id)
                 replies.flush()
             call_id += 1
 
@@ -345,6 +379,7 @@ class Sync:
             self._ended = exit_status_of(error)
             return
         body = error_body(self.codec, error)
+        self._idle_behind(call_id)
         self.replies.answer(call_id, wire.encode(wire.ERROR, body, first=call_id))
 
     def fail_setup(self, text: str) -> None:
@@ -361,29 +396,3 @@ class Sync:
 
     def retire(self) -> None:
         self.replies.send(wire.encode(wire.RETIRE))
-
-
-class Clock:
-    """Tells when results have to leave: a slow call's at once, others in time.
-
-    look_at: id of the call behind which to ask next; not behind each while they are
-    quick, for a look costs as much as a third of the shortest call.
-    """
-
-    __slots__ = ("_looked", "_since", "look_at")
-
-    def __init__(self, call_id: int) -> None:
-        self._looked = call_id - 1  # calls behind which the clock was read last
-        self._since = monotonic()
-        self.look_at = call_id
-
-    def late(self, call_id: int, deadline: float) -> bool:
-        """Return whether what is held has to leave; *call_id* has just been answered.
-
-        deadline: time.monotonic() at which it has to leave anyway; 0: nothing is held.
-        """
-        now = monotonic()
-        took = (now - self._since) / (call_id - self._looked)
-        self._since, self._looked = now, call_id
-        self.look_at = call_id + (STRIDE if took < QUICK / STRIDE else 1)
-        return took > QUICK or now > deadline > 0

@@ -8,7 +8,6 @@ import _socket
 import os
 import sys
 from _pickle import loads
-from functools import partial
 
 from .. import classes
 from ..functions import name_of, resolve
@@ -188,12 +187,11 @@ class Role:
         return backend.serve(**options)
 
     def _made_backend(self, channel: "_socket.socket", page: "Page") -> "Backend":
-        gone = partial(hung_up, self._lifeline)
         if self._spec["backend"] == "sync":
-            return Sync(channel, self._spec, page, gone)
+            return Sync(channel, self._spec, page)
         from .aio import Async
 
-        return Async(channel, self._spec, page, gone)
+        return Async(channel, self._spec, page, lambda: hung_up(self._lifeline))
 
     def _set_up(self, backend: "Backend", values: "list[object]") -> "dict[str, Any]":
         """Give the backend what it calls; return what else it is served with."""

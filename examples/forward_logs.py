@@ -1,5 +1,8 @@
 """Forward the log records of a worker to the program with events.
 
+The library does so by itself, unless `logs=False` is given; this shows how a handler of
+your own can do it, or send something else that a worker has to tell.
+
 The worker's root logger gets a handler that sends each record as an event; the program
 hands it to its own logger of the same name, as if it had been made there.
 
@@ -64,7 +67,7 @@ def main():
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stdout,
     )
-    with Forker().run(sell, init=open_shop, on_event=on_event) as rpc:
+    with Forker().run(sell, init=open_shop, on_event=on_event, logs=False) as rpc:
         price = rpc.call(3)
     logging.getLogger("shop").info("the till holds %d coins", price)
 

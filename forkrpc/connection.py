@@ -19,6 +19,7 @@ from .gate import Gate
 from .limits import LimitedQueue, limit_of
 from .loading import Failure, result_of
 from .loops import loop_that_may_wait, running_loop
+from .pipe import Pipes
 from .reactor import TICK
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .items import Items
     from .life import Life
     from .loops import Home
+    from .pipe import Pipe
     from .program import Program
     from .session import Session
 
@@ -75,6 +77,7 @@ class Connection:
         self._seen = 0  # the first call whose result was held at the last look
         self._closing = False  # an orderly end was asked for
         self._killed = False  # by `kill`: nobody is to be told
+        self._pipes = Pipes(session, self._on_piped)
         session.on_error = self._callbacks.on_error
         session.on_event = options["on_event"]
         session.follow(life)
@@ -84,6 +87,15 @@ class Connection:
         life.limit_calls(options["timeout"], own, *session.limits())
         program.ends[self] = None
         self._channel.start(self)
+
+    def listen(self, pipes: "list[Pipe]") -> None:
+        """Show what comes through *pipes* too; before the worker is started."""
+        self._pipes.add(pipes, self._channel.read)
+
+    def give(self, arguments: Arguments) -> None:
+        """Have these make what a call gives the worker; before the first call."""
+        self.session.take_no_more()  # all calls shall come here
+        self._arguments, self._waiting = arguments, arguments.waiting
 
     # Calls, in any thread.
 
@@ -212,6 +224,9 @@ class Connection:
             self.close("the worker has retired")
         self._deliver()
 
+    def _on_piped(self) -> None:
+        self.program.reactor.soon(self.on_read)
+
     def on_over(self) -> None:
         """Nothing more comes from the worker."""
         self._channel.stop_watching()
@@ -284,6 +299,7 @@ class Connection:
         self._channel.close()
         self._recover()
         self.flow.recover()
+        self._pipes.read()
         lost = self._sweep()
         self._channel.loops.close()
         if self._killed:
@@ -343,6 +359,7 @@ class Connection:
 
         def mark() -> None:
             self._channel.read()
+            self._pipes.read()
             self.session.call_soon(lambda _: done.open(), None)
             self._deliver()
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         returncode: "int | None"
         signal: "str | None"
         started: "bool | None"
+        stack: "str | None"
 
         def __init__(
             self,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
             returncode: "int | None" = None,
             signal: "str | None" = None,
             started: "bool | None" = None,
+            stack: "str | None" = None,
         ) -> None: ...
 
 
@@ -74,6 +76,7 @@ def _worker_died() -> type:
         returncode: as in `subprocess.Popen`; negative for a signal, None if unknown.
         signal: the signal's name ("SIGKILL"), None if it was none.
         started: whether this call had begun; None if that cannot be known.
+        stack: where it crashed, as `faulthandler` tells it; None if it did not.
         """
 
         def __init__(
@@ -84,12 +87,14 @@ def _worker_died() -> type:
             returncode: "int | None" = None,
             signal: "str | None" = None,
             started: "bool | None" = None,
+            stack: "str | None" = None,
         ) -> None:
             super().__init__(message)
             self.pid = pid
             self.returncode = returncode
             self.signal = signal
             self.started = started
+            self.stack = stack
 
         def __reduce__(self) -> "tuple[object, ...]":
             return _rebuild_worker_died, (self.args, self.__dict__)

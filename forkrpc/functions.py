@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_CO_COROUTINE = 0x80  # of code objects
 NAME, BARE, VALUE = "name", "bare", "value"
 
 
@@ -46,6 +47,17 @@ def _is_plain(function: object) -> bool:
     )
 
 
+def is_coroutine(function: object) -> bool:
+    """Whether *function*, or the `__call__` of its class, is a coroutine function."""
+    while hasattr(function, "func") and not hasattr(function, "__code__"):
+        function = function.func  # of a functools.partial
+    for each in function, getattr(type(function), "__call__", None):  # noqa: B004
+        code = getattr(each, "__code__", None)
+        if code is not None:
+            return bool(code.co_flags & _CO_COROUTINE)
+    return False
+
+
 def name_of(function: object) -> str:
     """Return a short text for messages and titles."""
     if isinstance(function, str):
@@ -63,15 +75,15 @@ def resolve(how: str, what: "Callable[..., object] | str") -> "Callable[..., obj
         return what  # type: ignore[return-value]
     name = str(what)
     if how == BARE:
-        found = _attribute(sys.modules["__main__"], name, name)
+        found = attribute(sys.modules["__main__"], name, name)
     else:
-        found = _dotted(name)
+        found = dotted(name)
     if not callable(found):
         raise TypeError(f"{name!r} is {found!r:.100}, which cannot be called")
     return found
 
 
-def _dotted(name: str) -> object:
+def dotted(name: str) -> object:
     """Import the longest prefix that is a module, then go on by attributes."""
     parts = name.split(".")
     __import__(parts[0])
@@ -90,12 +102,12 @@ def _dotted(name: str) -> object:
             else:
                 found = sys.modules[prefix]
         if found is None:
-            found = _attribute(module, parts[at], name)
+            found = attribute(module, parts[at], name)
         module = found
     return module
 
 
-def _attribute(owner: object, part: str, name: str) -> object:
+def attribute(owner: object, part: str, name: str) -> object:
     try:
         return getattr(owner, part)
     except AttributeError:

@@ -202,6 +202,7 @@ class Life:
                 timeout=self._timeout,
                 setup=self._refused or setup_failure,
                 broken=self._broken,
+                crash="" if page is None else page.crash(),
             )
             if page is not None:
                 self._program.pages.give_back(page)

@@ -2,6 +2,7 @@
 
 import os
 
+from .context import variables
 from .wire import LIMIT
 
 TYPE_CHECKING = False
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEVNULL, STDOUT = -3, -2  # as in subprocess
+FORWARD = "forward"  # into frames
+FORWARD_STDOUT = "forward as stdout"  # stderr, where stdout is forwarded
 BUFLEN = 65536  # bytes; starting size of the read buffers
 
 DEFAULTS: "dict[str, Any]" = {
@@ -31,6 +34,8 @@ DEFAULTS: "dict[str, Any]" = {
     "stdin": "null",
     "stdout": "inherit",
     "stderr": "inherit",
+    "logs": True,
+    "context": None,
     "rlimits": None,
     "nice": 0,
     "affinity": None,
@@ -67,6 +72,11 @@ def run_options(given: "dict[str, Any]") -> "dict[str, Any]":
         raise TypeError(f"loop must be an asyncio event loop, not {loop!r:.100}")
     for name in ("stdin", "stdout", "stderr"):
         options[name] = _stream(name, options[name])
+    if options["stderr"] == "stdout" and options["stdout"] == FORWARD:
+        options["stderr"] = FORWARD_STDOUT
+    if not isinstance(options["logs"], bool):
+        raise TypeError(f"logs must be True or False, not {options['logs']!r:.100}")
+    options["context"] = variables(options["context"])
     options["rlimits"] = _rlimits(options["rlimits"])
     options["affinity"] = _affinity(options["affinity"])
     if not isinstance(options["nice"], int):
@@ -115,13 +125,15 @@ def nearest(name: str, options: "Iterable[str]") -> str:
 
 
 def _stream(name: str, given: "Any") -> "str | int":
-    """Return "null", "inherit", "stdout" or a descriptor."""
+    """Return "null", "inherit", "forward", "stdout" or a descriptor."""
     if given is None or given == "inherit":
         return "inherit"
     if given in ("null", DEVNULL):
         return "null"
     if given == STDOUT and name == "stderr":
         return "stdout"
+    if given == FORWARD and name != "stdin":
+        return FORWARD
     fd = given
     if hasattr(given, "fileno"):
         if hasattr(given, "flush") and name != "stdin":
@@ -130,9 +142,10 @@ def _stream(name: str, given: "Any") -> "str | int":
     if isinstance(fd, int) and not isinstance(fd, bool) and fd >= 0:
         os.fstat(fd)
         return fd
+    forward = "" if name == "stdin" else "'forward', "
     raise TypeError(
-        f"{name} must be 'null', 'inherit', a descriptor or a file with fileno(), "
-        f"not {given!r:.100}; for a pipe pass one end of os.pipe()"
+        f"{name} must be 'null', 'inherit', {forward}a descriptor or a file with "
+        f"fileno(), not {given!r:.100}; for a pipe pass one end of os.pipe()"
     )
 
 

@@ -9,6 +9,9 @@ all of it can be read while the worker is stuck, and after it was killed.
     data      bodies of results that are no numbers; of an asynchronous worker, whose
               results come in any order, the ids of their calls first
 
+Behind all blocks, in the same memory, each worker has room for the stacks that
+`faulthandler` writes when it crashes.
+
 A worker gathers the results of quick calls and writes them together.  Until then they
 stand here as well, so that a crash of the next call cannot lose them.  The items of a
 stream that is being made stand here in the same way.
@@ -19,7 +22,8 @@ import mmap
 import os
 import sys
 
-from .fds import above_stdio
+from .fds import above_stdio, duplicate
+from .system import LINUX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,11 +53,19 @@ BLOCK = 4 * 4096  # bytes; a multiple of the page size of Linux
 DATA_BYTES = BLOCK - _DATA_AT
 IDS_BYTES = 8 * SLOTS  # of the data of an asynchronous worker's page
 BLOCKS = 64  # of one Arena: a descriptor and a mapping for so many workers
+# faulthandler writes 100 threads of 100 frames, with two names of 500 characters each,
+# at the most, so nobody comes into a neighbour's room.  Memory is used where written.
+CRASH_ROOM = 16 << 20  # bytes
+LONGEST_CRASH = 65536  # bytes of it that are read
 
 _NONE, _BOOL, _INT, _FLOAT, _BODY = 1, 2, 3, 4, 5
 _TAGS = {type(None): _NONE, bool: _BOOL, int: _INT, float: _FLOAT, bytes: _BODY}
 NUMBERS = frozenset([int, float, bool, type(None)])  # results that are kept as such
 _NO_SLOTS = [None] * SLOTS  # where each result is None, none is stored
+
+
+def _crash_at(number: int) -> int:
+    return CRASH_ROOM * (number + 1)
 
 
 class Page:
@@ -82,6 +94,18 @@ class Page:
         """The arena's descriptor, which it keeps."""
         assert self.arena is not None
         return self.arena.fd
+
+    def handle(self) -> int:
+        """Return a new descriptor for the worker, which maps the block.
+
+        What is written to it goes into the room for crashes: it has an offset of its
+        own, where the system can open a descriptor anew.
+        """
+        if not LINUX:
+            return duplicate(self.fd)
+        fd = above_stdio(os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR))
+        os.lseek(fd, _crash_at(self.number), os.SEEK_SET)
+        return fd
 
     def release(self) -> None:
         numbers = (self.words, self._ints, self._floats, self.ids)
@@ -131,6 +155,19 @@ class Page:
             self._tags[slot] = _BODY
         return True
 
+    def crash(self) -> str:
+        """Return what `faulthandler` wrote, "" for nothing, and forget it.
+
+        Runs in the parent, when the worker has ended.
+        """
+        text, fd, at = b"", self.fd, _crash_at(self.number)
+        if not os.pread(fd, 1, at).strip(b"\0"):
+            return ""  # as nearly always
+        while part := os.pread(fd, LONGEST_CRASH, at).partition(b"\0")[0]:
+            os.pwrite(fd, bytes(len(part)), at)
+            text, at = text or part, at + len(part)
+        return text.decode("utf-8", "replace")
+
     def kept(self, first: int, end: int) -> "list[tuple[bool, Any]]":
         """Return (is a body, value or body) of the slots from *first* to *end*."""
         found: list[tuple[bool, Any]] = []
@@ -164,18 +201,16 @@ class Page:
 
 
 def map_page(fd: int, number: int) -> Page:
-    """Return block *number* of *fd*; closes *fd*.  Runs in the worker."""
+    """Return block *number* of *fd*, which the caller keeps.  Runs in the worker."""
     at = number * BLOCK
     if sys.version_info >= (3, 13):
         memory = mmap.mmap(fd, BLOCK, offset=at, trackfd=False)
-        os.close(fd)
     else:
         # mmap keeps a duplicate, the lowest free number, to be able to resize.  A
         # worker shall hold no descriptor but its own: the mapping outlives it.
         twin = os.dup(fd)
         os.close(twin)
         memory = mmap.mmap(fd, BLOCK, offset=at)
-        os.close(fd)
         os.close(twin)
         _KEPT.append(memory)
     return Page(memoryview(memory))

@@ -51,6 +51,9 @@ class Session:
     futures: (future, outcome) pairs, to be settled in the reactor's thread.
     varied: whether an Awaiter or a stream was ever among the targets; set before.
 
+    on_said: called as `ready` has it, with each LOG and OUTPUT frame.
+    read_pipe: called at once with a frame that tells of bytes in a pipe.
+
     A target that is a queue is a thread that waits: its outcome is put there.
     """
 
@@ -76,6 +79,8 @@ class Session:
         self.decoder = wire.Decoder(limit)
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
+        self.on_said: Callable[[wire.Frame], object]
+        self.read_pipe: Callable[[wire.Frame], object] = lambda _: None
         self.retired = False
         self.setup_failure: str | None = None
         self._recovered = 0  # id of the last call whose result was read from the page
@@ -197,6 +202,14 @@ class Session:
             elif kind == wire.ITEM:
                 steps = self.streams.arriving(frame, self.loader.items)
                 atomic.at_once(*steps, frames.popleft)
+            elif kind == wire.OUTPUT and frame.flags & wire.PIPED:
+                self.read_pipe(frame)
+                frames.popleft()
+            elif kind in (wire.LOG, wire.OUTPUT):
+                said = (self._said,), (frame,)
+                atomic.together(
+                    (self.ready.append, atomic.drop), (said, atomic.leftmost(frames, 1))
+                )
             else:
                 self._other(frame)
                 frames.popleft()
@@ -309,6 +322,10 @@ class Session:
             )
         else:
             self.on_event(*args)
+
+    def _said(self, frame: "Any") -> None:
+        """Call `on_said`.  Runs in the callbacks' thread."""
+        self.on_said(frame)
 
     def _other(self, frame: wire.Frame) -> None:
         if frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):

@@ -146,9 +146,11 @@ async def awaited(function: "Any", args: "Any", kwargs: "Any") -> object:
 def refusing(function: "Any", *, asynchronous: bool) -> "Callable[..., Any]":
     """Return what calls execute: *function*, or a refusal if it is a generator's."""
     if asynchronous:
+        from .child.around import Around
         from .child.astream import Streams
 
-        return Streams(None).use(function)  # type: ignore[arg-type]
+        around = Around(None, None)
+        return Streams(None).use(function, around)  # type: ignore[arg-type]
     from .child.stream import for_calls
 
     return for_calls(function)

@@ -6,23 +6,30 @@ import socket
 from _pickle import dumps
 
 from . import classes, wire
+from .carrying import CarryingArguments
+from .cells import Cells, in_notebook
 from .connection import Connection
 from .errors import SetupError
 from .fds import close_all, duplicate, socket_pair
 from .functions import VALUE, describe, name_of
 from .life import Life
+from .options import FORWARD, FORWARD_STDOUT
 from .overlapping import Overlapping
+from .pipe import Pipe
 from .process import Process
 from .proxy import Proxy
+from .said import Said, spec_of
 from .serialisers import PickleCodec, codec
 from .session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable
     from typing import Any
 
     from .link import Link
+    from .program import Program
 
     Spec = dict[str, Any]
 
@@ -38,14 +45,9 @@ def start_worker(
     if asynchronous:
         link = link.with_asyncio()
     program = link.program
-    spec = _spec(name, spawn=False, mortal=options["orphan"] == "kill")
-    for key in ("backend", "rlimits", "nice", "affinity", "max_frame"):
-        spec[key] = options[key]
-    for key in ("limit", "timeout"):
-        spec[key] = options[key]
-    spec["timed"] = options["timeout"] is not None
-    spec["buflen"] = options["buflen_req"] or options["buflen"]
+    spec = _worker_spec(name, options, trusted=session.codec.trusted)
     handles: list[int] = []
+    pipes: dict[int, Pipe] = {}
     ours = None
     with classes.lock():
         _pack(link, spec, function, options)
@@ -57,19 +59,24 @@ def start_worker(
         try:
             ours, theirs = socket_pair()
             handles.append(theirs.detach())
-            handles += _stdio(spec, options)
-            handles.append(duplicate(page.fd))
+            for fd in set(spec["forward"].values()):
+                pipes[fd] = Pipe(program, fd)
+            handles += _stdio(spec, options, pipes)
+            handles.append(page.handle())
         except BaseException:
             program.pages.give_back(page)
             raise
     except OSError as error:
         if ours is not None:
             ours.close()
+        for pipe in pipes.values():  # first: nobody is there yet who would be told
+            pipe.close()
         close_all(handles)
         raise SetupError(f"starting {name}: {error}{_advice(error)}") from error
     spec["page"] = page.number
     life = Life(program, page, name)
-    connection = Connection(program, ours, session, life, options)
+    connection = _connection(program, ours, session, life, options)
+    connection.listen(list(pipes.values()))
     link.ask(wire.RUN, dumps(spec), handles, life)
     return Proxy(connection)
 
@@ -99,6 +106,39 @@ def start_process(
     return process
 
 
+def _connection(
+    program: "Program",
+    sock: "_socket.socket",
+    session: Session,
+    life: Life,
+    options: "dict[str, Any]",
+) -> Connection:
+    says = options["logs"] or FORWARD in (options["stdout"], options["stderr"])
+    cells = Cells(session) if says and in_notebook() else None
+    session.on_said = Said(session, cells).show
+    connection = Connection(program, sock, session, life, options)
+    if cells is not None or options["context"]:
+        octets = options["serialiser"] == "bytes"
+        arguments = CarryingArguments(session, options["max_frame"])
+        arguments.carry(options["context"], cells, octets=octets)
+        connection.give(arguments)
+    return connection
+
+
+def _worker_spec(name: str, options: "dict[str, Any]", *, trusted: bool) -> "Spec":
+    """Return what RUN tells a worker, but for what is to be found and descriptors."""
+    spec = _spec(name, spawn=False, mortal=options["orphan"] == "kill")
+    for key in ("backend", "rlimits", "nice", "affinity", "max_frame"):
+        spec[key] = options[key]
+    for key in ("limit", "timeout"):
+        spec[key] = options[key]
+    spec["timed"] = options["timeout"] is not None
+    spec["buflen"] = options["buflen_req"] or options["buflen"]
+    spec["context"] = list(options["context"])
+    spec.update(spec_of(options, trusted=trusted))
+    return spec
+
+
 def _spec(name: str, *, spawn: bool, mortal: bool) -> "Spec":
     """Return what every RUN tells the child."""
     return {
@@ -110,6 +150,9 @@ def _spec(name: str, *, spawn: bool, mortal: bool) -> "Spec":
         "rlimits": [],
         "nice": 0,
         "affinity": None,
+        "forward": {},
+        "logs": None,
+        "context": [],
     }
 
 
@@ -140,16 +183,28 @@ def _pack(
     spec["definitions"] = definitions
 
 
-def _stdio(spec: "Spec", options: "dict[str, Any]") -> "list[int]":
-    """Return the descriptors for 0-2 of the worker; say in *spec* which they are."""
+def _stdio(
+    spec: "Spec",
+    options: "dict[str, Any]",
+    pipes: "dict[int, Pipe] | None" = None,
+) -> "list[int]":
+    """Return the descriptors for 0-2 of the worker; say in *spec* which they are.
+
+    pipes: those that take what is written to a forwarded descriptor.
+    """
     where: list[str] = []
     handles: list[int] = []
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         wanted = options[name]
         if wanted == "inherit":
             wanted = number
-        if wanted in ("null", "stdout"):
-            where.append(wanted)
+        if wanted in ("null", "stdout", FORWARD_STDOUT):
+            where.append("null" if wanted == "null" else "stdout")
+            continue
+        if wanted == FORWARD:
+            assert pipes is not None
+            handles.append(pipes[number].take_writer())
+            where.append("handle")
             continue
         try:
             handles.append(duplicate(wanted))

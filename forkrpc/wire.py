@@ -64,6 +64,7 @@ STREAM, CREDIT, STOP = 5, 6, 7
 # From a worker to the parent (DEFINE and CANCEL go both ways).
 RESULT, ERROR, EVENT, READY, FAILED, RETIRE = 16, 17, 18, 19, 20, 21
 ITEM = 22
+LOG, OUTPUT = 23, 24  # `first` is the id of the call that said it, 0 for none
 # From the parent to a template.
 STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT = range(32, 41)
 # From a template to the parent.
@@ -75,6 +76,8 @@ LIMITED = 16  # flag of calls and streams: each body begins with its limit, f64 
 FOR_GOOD = 1  # flag of CLOSE: the program ends
 ENDED = 32  # flag of a stream's RESULT
 WITHDRAWN = 64  # flag of STREAM: it was closed before it was sent; no body
+WARNING = 1  # flag of LOG: a warning, no record
+STDOUT, STDERR, PIPED = 1, 2, 4  # flags of OUTPUT: where to show it, how it came
 
 WINDOW = 64  # items that a stream may be ahead of who takes them
 WINDOW_BYTES = 256 << 10  # the same in bytes; the item that reaches it is still made
@@ -91,7 +94,7 @@ LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
 _KINDS = frozenset(
     [CALL, CLOSE, DEFINE, CANCEL, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
-    + [STREAM, CREDIT, STOP, ITEM]
+    + [STREAM, CREDIT, STOP, ITEM, LOG, OUTPUT]
     + [STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT]
     + [STARTED, REFUSED, EXITED, PONG]
 )
@@ -158,6 +161,10 @@ class Frame:
             raise ProtocolError(f"no limits in {self!r}")
         limits = [_LIMIT.unpack_from(body)[0] for body in bodies]
         return limits, [body[_LIMIT.size :] for body in bodies]
+
+    def last(self) -> int:
+        """Return the id of its last call."""
+        return self.first + self.count - 1
 
     def loaded(self, load: "Callable[[Any], Any]") -> "Any":
         """Load a body that runs no code of the user; ProtocolError if it cannot be."""

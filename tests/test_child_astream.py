@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from forkrpc import serialisers, wire
+from forkrpc.child.around import Around
 from forkrpc.child.astream import ENDED, Streams
 
 CALL = 3  # id of the stream
@@ -47,7 +48,7 @@ class Program:
         self.streams.told(frame, waits=True)
 
     def run(self, function, *args):
-        self.streams.use(function)
+        self.streams.use(function, Around(None, None))
         frame = wire.Frame(wire.STREAM, 0, 0, 1, CALL, self.codec.dump(args))
         return asyncio.run(asyncio.wait_for(self.streams.produce(frame), 10))
 
@@ -94,7 +95,7 @@ def test_it_waits_with_a_window_sent():
     program = Program(patient=True)
 
     async def main():
-        program.streams.use(numbers)
+        program.streams.use(numbers, Around(None, None))
         body = program.codec.dump((100,))
         frame = wire.Frame(wire.STREAM, 0, 0, 1, CALL, body)
         task = asyncio.create_task(program.streams.produce(frame))
@@ -156,7 +157,7 @@ def test_a_function_with_done_is_refused_and_not_called():
 
 @pytest.mark.parametrize("function", [numbers, anumbers])
 def test_calls_of_what_yields_are_refused(function):
-    refuse = Program().streams.use(function)
+    refuse = Program().streams.use(function, Around(None, None))
 
     with pytest.raises(TypeError, match=r"is a generator function: use stream\(\)"):
         asyncio.run(refuse(1))

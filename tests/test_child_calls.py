@@ -9,6 +9,7 @@ import pytest
 
 from forkrpc import CallTimeout, ProtocolError, progress, serialisers, wire
 from forkrpc.child import calls as calls_module
+from forkrpc.child.around import Around
 from forkrpc.child.calls import MOST_AT_ONCE, Calls
 from forkrpc.progress import BEGUN
 
@@ -49,7 +50,7 @@ class Bench:
         self.page = progress.Page(memoryview(bytearray(progress.BLOCK)))
         spec = {"title": "m.f", "limit": limit, "timeout": timeout}
         self.calls = Calls(self.answers, spec, self.page)
-        self.calls.use(function)
+        self.calls.use(function, Around(None, None))
         self.calls.run_in(self.loop, contextvars.copy_context())
         self._sent = 0
 

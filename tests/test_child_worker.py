@@ -125,8 +125,8 @@ def test_a_worker_has_its_own_descriptors_only(template):
 
     found = call(template, surroundings)
 
-    # 0-2, the channel, the lifeline
-    assert found["descriptors"] == 5
+    # 0-2, the channel, the lifeline, and what faulthandler writes to
+    assert found["descriptors"] == 6
     assert found["stdin"] == "/dev/null"
     os.close(read)
     os.close(write)
@@ -337,3 +337,82 @@ def test_a_worker_waits_for_the_calls_it_is_given(template):
     with template.run(collected) as proxy:
         assert not proxy.join(10 * MS)
         assert proxy.call(1) == (1,)
+
+
+# Crashes.
+
+
+def crash(how, in_thread=False):
+    import threading
+
+    def down():
+        if how == "null":
+            import ctypes
+
+            ctypes.string_at(0)
+        elif how == "abort":
+            os.abort()
+        else:
+            os.kill(os.getpid(), how)
+
+    if in_thread:
+        thread = threading.Thread(target=down)
+        thread.start()
+        thread.join()
+    down()
+
+
+@pytest.mark.parametrize(
+    ("how", "in_thread"),
+    [("null", False), ("abort", False), (signal.SIGBUS, False), ("null", True)],
+)
+def test_a_crash_tells_the_stack_and_prints_nothing(template, how, in_thread, capfd):
+    errors = []
+    proxy = template.run(crash, on_error=errors.append)
+    error = proxy.submit(how, in_thread).exception(10)
+    proxy.join(10)
+
+    assert [each.stack for each in (error, *errors)] == [error.stack] * 2
+    reason, current, *frames = error.stack.split("\n")
+    assert reason.startswith("Fatal Python error: ")
+    assert current.startswith("Current thread ")
+    assert any(frame.endswith("in down") for frame in frames)
+    assert any(frame.endswith("in crash") for frame in frames) is not in_thread
+    assert not any("forkrpc/" in frame for frame in frames)
+    assert str(error).endswith(error.stack)
+    assert capfd.readouterr().err == ""
+
+
+def test_each_worker_tells_its_own_crash_and_its_successor_none(template):
+    for _ in range(3):
+        proxies = [template.run(crash, on_error=lambda error: None) for _ in range(5)]
+        futures = [
+            proxy.submit(how)
+            for proxy, how in zip(
+                proxies,
+                ["null", signal.SIGKILL, "abort", signal.SIGTERM, "null"],
+                strict=True,
+            )
+        ]
+        stacks = [future.exception(10).stack or "none" for future in futures]
+        for proxy in proxies:
+            proxy.join(10)
+
+        assert [stack.partition("\n")[0].rpartition(": ")[2] for stack in stacks] == [
+            *("Segmentation fault", "none", "Aborted", "none", "Segmentation fault")
+        ]
+
+
+def test_faulthandler_as_the_users_code_has_set_it_up_stays(template, tmp_path):
+    path = str(tmp_path / "crash")
+    template.eval(
+        "import faulthandler; file = open(args[0], 'w'); faulthandler.enable(file)",
+        path,
+    )
+
+    proxy = template.run(crash, on_error=lambda error: None)
+    error = proxy.submit("null").exception(10)
+    proxy.join(10)
+
+    assert error.stack is None
+    assert "in down" in (tmp_path / "crash").read_text()

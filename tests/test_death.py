@@ -3,7 +3,10 @@
 import pytest
 
 from forkrpc import CallTimeout, ProtocolError, SetupError, WorkerDied
-from forkrpc.death import Death, signal_name
+from forkrpc.death import MOST_LINES, Death, signal_name
+from helpers import CHECKOUT
+
+PACKAGE = CHECKOUT / "forkrpc"
 
 
 def death(returncode=-9, **options):
@@ -83,3 +86,52 @@ def test_a_worker_that_broke_the_protocol_fails_all_calls_with_it():
 )
 def test_a_signal_has_its_name(returncode, name):
     assert signal_name(returncode) == name
+
+
+CRASH = f"""Fatal Python error: Segmentation fault
+
+Thread 0x00007f0000000002 (most recent call first):
+  File "/lib/threading.py", line 5 in wait
+
+Current thread 0x00007f0000000001 (most recent call first):
+  File "/lib/ctypes/__init__.py", line 519 in string_at
+  File "shop.py", line 17 in sell
+  File "{PACKAGE}/child/sync.py", line 164 in _only_call
+  File "{PACKAGE}/child/template.py", line 71 in _live
+  File "<string>", line 1 in <module>
+
+Extension modules: _cffi_backend (total: 1)
+"""
+STACK = """Fatal Python error: Segmentation fault
+Current thread 0x00007f0000000001 (most recent call first):
+  File "/lib/ctypes/__init__.py", line 519 in string_at
+  File "shop.py", line 17 in sell"""
+
+
+@pytest.mark.parametrize(
+    ("returncode", "crash", "stack"),
+    [
+        (-11, CRASH, STACK),
+        (-6, CRASH, STACK),
+        (-11, "", None),
+        (-9, CRASH, None),  # a process that the worker had forked wrote it
+        (None, CRASH, None),
+        (3, CRASH, None),
+        (-7, "cut off", "cut off"),
+    ],
+)
+def test_a_crash_has_the_stack_of_its_thread(returncode, crash, stack):
+    error = death(returncode, crash=crash, begun=1).error_of(1)
+
+    assert error.stack == stack
+    assert str(error).partition("\n\n")[2] == (stack or "")
+
+
+def test_a_very_deep_stack_is_cut():
+    lines = "\n".join(f'  File "deep.py", line {n} in deep' for n in range(100))
+    crash = f"Fatal Python error: Aborted\n\nCurrent thread 1:\n{lines}\n"
+
+    stack = death(-6, crash=crash).stack
+
+    assert stack.count("\n") == MOST_LINES + 2
+    assert stack.endswith("  ... and 60 lines")

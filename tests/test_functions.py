@@ -250,3 +250,27 @@ def test_a_bare_name_that_cannot_be_called_is_told(monkeypatch):
 
     with pytest.raises(TypeError, match="'bare_name' is 7, which cannot be called"):
         functions.resolve("bare", "bare_name")
+
+
+class Called:
+    async def __call__(self):
+        pass
+
+
+async def coroutine_function():
+    pass
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (coroutine_function, True),
+        (Called(), True),
+        (Called().__call__, True),
+        (len, False),
+        (lambda: None, False),
+        (Called, False),
+    ],
+)
+def test_a_coroutine_function_is_known(function, expected):
+    assert functions.is_coroutine(function) is expected

@@ -714,3 +714,81 @@ def test_a_call_in_a_notebook_is_interrupted_and_made_again(tmp_path):
     )
 
     assert outputs == ["before", "KeyboardInterrupt: ", "second True 0"]
+
+
+def test_what_a_worker_says_appears_in_the_cell_that_made_the_call(tmp_path):
+    need_jupyter()
+    os.mkfifo(tmp_path / "gate")
+
+    printed = run_notebook(
+        """
+        from pathlib import Path
+
+        gate = Path(sys.argv[1], "gate")
+        cells = [
+            f\"\"\"
+            import logging, os, warnings
+            from forkrpc import Forker
+            logging.basicConfig(format="%(name)s: %(message)s")
+
+            def say(cell, gate=None):
+                print("print of", cell, flush=True)
+                if gate:
+                    open(gate).close()
+                logging.getLogger("worker").warning("record of %s", cell)
+                warnings.warn(f"warning of {{cell}}")
+                os.write(1, f"bytes of {{cell}}\\\\n".encode())
+
+            proxy = Forker().run(say, stdout="forward", stderr="forward")
+            proxy.call("first")
+            proxy.drain();
+            \"\"\",
+            f"second = proxy.submit('second', '{gate}')",
+            f"third = proxy.submit('third')",
+            "import time; print('fourth')",
+            f\"\"\"
+            open('{gate}', 'w').close()
+            third.result()
+            proxy.close()
+            proxy.join();
+            print("last")
+            \"\"\",
+        ]
+        import time
+        from textwrap import dedent
+
+        heard = {}
+        ids = [client.execute(dedent(cell)) for cell in cells]
+        end = time.monotonic() + 40
+        try:
+            while time.monotonic() < end and len(said := [
+                line for text in heard.values() for line in text.splitlines()
+            ]) < 14:
+                message = client.get_iopub_msg(timeout=40)
+                if message["msg_type"] == "stream":
+                    cell = ids.index(message["parent_header"]["msg_id"])
+                    text = message["content"]["text"]
+                    heard[cell] = heard.get(cell, "") + text
+        finally:
+            shut_down()
+        print(json.dumps(heard))
+        """,
+        tmp_path,
+    )
+
+    lines = {int(cell): sorted(text.splitlines()) for cell, text in printed.items()}
+    low = []
+    for cell, name in enumerate(["first", "second", "third"]):
+        low.append([line for line in lines[cell] if line.startswith("bytes")])
+        assert [
+            line for line in lines[cell] if line.startswith(("print", "worker"))
+        ] == [
+            f"print of {name}",
+            f"worker: record of {name}",
+        ]
+    # Through a pipe, which does not tell where a call that was queued has begun.
+    assert low[0] == ["bytes of first"]
+    assert sorted(low[1] + low[2]) == ["bytes of second", "bytes of third"]
+    assert any(line.endswith("UserWarning: warning of first") for line in lines[0])
+    assert lines[3] == ["fourth"]
+    assert lines[4] == ["last"]

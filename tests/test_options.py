@@ -82,10 +82,18 @@ BAD = [
     ],
     *[("loop", value, TypeError, "an asyncio event loop") for value in (7, "loop")],
     *[
-        (name, value, TypeError, "'null', 'inherit', a descriptor or a file")
-        for name in ("stdin", "stdout", "stderr")
+        (name, value, TypeError, "'forward', a descriptor or a file")
+        for name in ("stdout", "stderr")
         for value in ("forwards", -1, 1.5, True, object())
     ],
+    *[
+        ("stdin", value, TypeError, "'null', 'inherit', a descriptor or a file")
+        for value in ("forward", -1, 1.5, True, object())
+    ],
+    *[("logs", value, TypeError, "True or False") for value in (None, 1, "INFO")],
+    ("context", 5, TypeError, "names or ContextVars"),
+    ("context", print, TypeError, "names or ContextVars"),
+    ("context", "unknown", ValueError, "write 'package.module:attribute'"),
     ("stdin", -2, TypeError, "'null', 'inherit', a descriptor or a file"),
     ("nice", 1.5, TypeError, "an int"),
     ("nice", "1", TypeError, "an int"),

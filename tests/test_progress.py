@@ -200,7 +200,9 @@ def test_a_page_that_is_used_again_has_words_of_zero(arena):
 def test_a_worker_writes_what_the_program_reads(arena, page):
     before = open_descriptors()
 
-    mapped = progress.map_page(os.dup(page.fd), page.number)
+    handle = page.handle()
+    mapped = progress.map_page(handle, page.number)
+    os.close(handle)
     mapped.words[progress.BEGUN] = 2**63
     mapped.keep(3, 1.5)
     page.words[progress.SINCE] = 5
@@ -219,7 +221,7 @@ def test_a_mapping_that_is_not_used_any_more_closes_no_strangers_number():
         from forkrpc import progress
 
         arena = progress.Arena()
-        progress.map_page(os.dup(arena.fd), 0)
+        progress.map_page(arena.fd, 0)
         strangers = [os.dup(0) for _ in range(5)]
         gc.collect()
         print([os.get_inheritable(fd) for fd in strangers])
@@ -238,7 +240,7 @@ def test_what_a_worker_wrote_is_read_after_it_was_killed():
         page = progress.Pages().take()
         pid = os.fork()
         if not pid:
-            mapped = progress.map_page(os.dup(page.fd), page.number)
+            mapped = progress.map_page(page.handle(), page.number)
             mapped.words[progress.BEGUN] = 12
             mapped.keep_body(0, b"body", 0)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -248,6 +250,62 @@ def test_what_a_worker_wrote_is_read_after_it_was_killed():
     )
 
     assert (done.stdout, done.stderr) == ("12 [(True, b'body')]\n", "")
+
+
+# What faulthandler writes.
+
+
+CRASH = """
+    import faulthandler, os, signal
+    from forkrpc import progress
+
+    def crash(page):
+        pid = os.fork()
+        if not pid:
+            faulthandler.enable(page.handle())
+            os.kill(os.getpid(), signal.SIGSEGV)
+        os.waitpid(pid, 0)
+
+    pages = progress.Pages()
+    one, other = pages.take(), pages.take()
+"""
+
+
+def test_what_faulthandler_writes_is_read_once_and_is_its_workers_own():
+    done = run_program(
+        f"""{CRASH}
+    crash(one)
+    texts = [one.crash(), one.crash(), other.crash()]
+    print([text.partition("\\n")[0] for text in texts])
+    crash(one)
+    again = one.crash()
+    print(again[:40] == texts[0][:40], again.endswith("in <module>\\n"))
+    """
+    )
+
+    assert done.stderr == ""
+    assert (
+        done.stdout == "['Fatal Python error: Segmentation fault', '', '']\nTrue True\n"
+    )
+
+
+def test_a_short_stack_after_a_long_one_has_nothing_of_it(page):
+    fd = page.handle()
+    os.write(fd, b"long " * 100_000)
+    page.crash()
+
+    os.lseek(fd, -500_000, os.SEEK_CUR)
+    os.write(fd, b"short")
+
+    assert page.crash() == "short"
+    os.close(fd)
+
+
+def test_no_stack_reaches_the_room_of_the_next_worker():
+    longest = 100 * 100 * (2 * 500 + 100)  # threads, frames, bytes of a line
+
+    assert longest < progress.CRASH_ROOM
+    assert progress.BLOCK * progress.BLOCKS <= progress.CRASH_ROOM
 
 
 # All pages of a program.

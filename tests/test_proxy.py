@@ -1143,7 +1143,7 @@ def second_failure(proxy):
 
 
 def test_a_coroutine_of_a_class_fails_its_calls(template):
-    error = failure(template, "proxy_work.Asynchronous", stderr="null")
+    error = failure(template, "proxy_work.Asynchronous", logs=False, stderr="null")
 
     assert isinstance(error, forkrpc.Error)
     assert 'backend="async"' in str(error)

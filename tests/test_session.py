@@ -835,6 +835,38 @@ def test_an_event_is_ready_in_order_with_results(session):
     assert told == [("before", 1), "result", ()]
 
 
+def test_what_a_worker_says_waits_with_events_and_results(session):
+    told = []
+    session.on_said = lambda frame: told.append((frame.kind, bytes(frame.body)))
+    session.on_event = lambda *args: told.append(args)
+
+    arrive(
+        session,
+        wire.encode(wire.OUTPUT, b"one", flags=wire.STDOUT, first=1)
+        + wire.encode(wire.EVENT, pickle.dumps(("two",)))
+        + wire.encode(wire.LOG, b"three", first=1),
+    )
+
+    assert told == []
+    run_callbacks(session)
+    assert told == [(wire.OUTPUT, b"one"), ("two",), (wire.LOG, b"three")]
+
+
+def test_a_pipe_is_read_before_what_was_sent_behind_it_is_ready(session):
+    told = []
+    session.on_event = lambda *args: told.append(args)
+    session.read_pipe = lambda frame: session.call_soon(told.append, frame.flags)
+
+    arrive(
+        session,
+        wire.encode(wire.OUTPUT, flags=wire.STDERR | wire.PIPED)
+        + wire.encode(wire.EVENT, pickle.dumps(("after",))),
+    )
+    run_callbacks(session)
+
+    assert told == [wire.STDERR | wire.PIPED, ("after",)]
+
+
 def test_an_event_that_nobody_wants_is_told_to_on_error(session):
     arrive(session, wire.encode(wire.EVENT, pickle.dumps(("lost",))))
     run_callbacks(session)

@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from forkrpc import Forker, SetupError
+from forkrpc import Forker, SetupError, progress
 from forkrpc import starting as starting_module
 from forkrpc.options import run_options
 from helpers import open_descriptors
@@ -133,6 +133,29 @@ def test_a_file_that_was_closed_is_an_error_and_leaves_nothing_open(file):
         starting_module._stdio({}, options)
 
     assert fd not in open_descriptors()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("part", ["Pipe", "_stdio", "Page.handle"])
+def test_a_start_that_fails_leaves_nothing_of_forwarded_streams(
+    template, monkeypatch, part
+):
+    owner = progress.Page if part == "Page.handle" else starting_module
+    part = part.rpartition(".")[2]
+    real, calls = getattr(owner, part), []
+
+    def fail_at_last(*args):
+        calls.append(args)
+        if part != "Pipe" or len(calls) == 2:
+            raise OSError(errno.EMFILE, "no more")
+        return real(*args)
+
+    monkeypatch.setattr(owner, part, fail_at_last)
+    before = open_descriptors()
+
+    with pytest.raises(SetupError, match="no more"):
+        template.run("look", stdout="forward", stderr="forward")
+
     assert open_descriptors() == before
 
 

@@ -30,6 +30,8 @@ LAYERS = {
     "fds": ("both", 2),
     "classes": ("both", 3),
     "functions": ("both", 4),
+    "context": ("both", 5),
+    "notes": ("both", 5),
     "serialisers": ("both", 4),
     "outcome": ("both", 5),
     "child": ("child", 10),
@@ -41,12 +43,17 @@ LAYERS = {
     "child.answers": ("child", 10),
     "child.replies": ("child", 10),
     "child.stream": ("child", 10),
+    "child.carried": ("child", 10),
+    "child.logs": ("child", 10),
+    "child.around": ("child", 12),
+    "child.output": ("child", 11),
     "child.astream": ("child", 11),
     "child.calls": ("child", 12),
     "child.sync": ("child", 12),
     "child.aio": ("child", 13),
     "child.worker": ("child", 14),
-    "child.template": ("child", 15),
+    "child.steps": ("child", 15),
+    "child.template": ("child", 16),
     "awaiter": ("parent", 20),
     "limits": ("parent", 19),
     "death": ("parent", 20),
@@ -62,7 +69,11 @@ LAYERS = {
     "twin": ("parent", 22),
     "watch": ("parent", 22),
     "session": ("parent", 23),
+    "cells": ("parent", 24),
+    "pipe": ("parent", 24),
+    "said": ("parent", 24),
     "arguments": ("parent", 24),
+    "carrying": ("parent", 25),
     "callbacks": ("parent", 24),
     "standin": ("parent", 24),
     "future": ("parent", 24),
@@ -104,10 +115,11 @@ EXCEPTIONS = {
     ("interpreter", "child.template"): "a copy of the program runs the template's loop",
     ("interpreter", "child.leave"): "the program flushes its files first",
     ("interpreter", "link"): "a copy of the program is a template like another",
-    ("child.worker", "child.template"): "its traceback_of knows the sources of eval",
+    ("child.worker", "child.steps"): "its traceback_of knows the sources of eval",
     ("forker", "inline"): "Forker.inline is its constructor",
     ("inline", "child.worker"): "a file becomes what it becomes in a worker",
     ("standin", "child"): "a call in place can send events as in a worker",
+    ("standin", "child.around"): "there is nothing around calls in place",
     ("standin", "child.astream"): "what refuses calls of generators there, and here",
     ("standin", "child.stream"): "the same, and what may be iterated over",
     ("inplace", "child.leave"): "the status of a function that asks for the end",
@@ -129,6 +141,7 @@ MORE_AT_IMPORT = {
     "child.astream": {"asyncio", "inspect"},
     "child.calls": {"asyncio", "contextvars", "inspect"},
     "child.deadlines": {"heapq", "math"},
+    "child.worker": {"faulthandler"},  # a builtin module
 }
 
 PUBLIC = {
@@ -145,15 +158,10 @@ NOT_IN_A_WORKER = {
 
 # What a worker that ran nothing else has loaded, over what every interpreter has.
 IN_A_WORKER = {
-    *(
-        "forkrpc",
-        "forkrpc.atomic",
-        "forkrpc.child",
-        "forkrpc.child.bodies",
-        "forkrpc.child.clock",
-        "forkrpc.child.leave",
-    ),
-    *("forkrpc.child.replies", "forkrpc.child.stream", "forkrpc.child.sync"),
+    *("forkrpc", "forkrpc.atomic", "forkrpc.child", "forkrpc.child.around"),
+    *("forkrpc.child.bodies", "forkrpc.child.clock", "forkrpc.child.leave"),
+    *("forkrpc.child.logs", "forkrpc.child.replies", "forkrpc.child.steps"),
+    *("forkrpc.child.stream", "forkrpc.child.sync"),
     *("forkrpc.child.template", "forkrpc.child.worker"),
     *("forkrpc.classes", "forkrpc.errors", "forkrpc.fds", "forkrpc.functions"),
     *("forkrpc.outcome", "forkrpc.progress", "forkrpc.serialisers", "forkrpc.spin"),
@@ -162,6 +170,8 @@ IN_A_WORKER = {
     *("select",),
     # system, for prctl; without ctypes
     "_ctypes",
+    # child.worker; a builtin module
+    "faulthandler",
     # child.template, for exit and quit
     "_sitebuiltins",
     # os

@@ -15,6 +15,7 @@ KINDS = (
     *(wire.CALL, wire.CLOSE, wire.DEFINE, wire.CANCEL),
     *(wire.STREAM, wire.CREDIT, wire.STOP),
     *(wire.RESULT, wire.ERROR, wire.EVENT, wire.READY, wire.FAILED, wire.RETIRE),
+    *(wire.LOG, wire.OUTPUT),
     *(wire.STATE, wire.REQUIRE, wire.EVAL, wire.VALUES, wire.HANDLES, wire.FORK),
     *(wire.RUN, wire.PING, wire.ADOPT),
     *(wire.STARTED, wire.REFUSED, wire.EXITED, wire.PONG, wire.ITEM),

@@ -14,6 +14,7 @@ from contextvars import copy_context
 
 from .. import wire
 from ..errors import ProtocolError
+from ..progress import BEGUN
 from ..serialisers import PickleCodec
 from ..system import mortal
 from .answers import Answers
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from ..progress import Page
     from ..serialisers import Codec
+    from .around import Around
 
 LEAVE_LIMIT = 1.0  # seconds that tasks have to end when the worker does
 
@@ -50,6 +52,8 @@ class Async:
         self.program_gone = False  # or going: what was started here goes too
         self._channel = channel
         self._mortal = spec["mortal"]
+        self._words = page.words
+        self.flush_output: Callable[[], None] | None = None  # where it is forwarded
         self._hung_up = hung_up
         self._busy = False  # the end of the program may end this process
         self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
@@ -77,8 +81,8 @@ class Async:
         self._loop = loop
         asyncio.set_event_loop(loop)
 
-    def use(self, function: "Callable[..., Any]") -> None:
-        self.calls.use(function)
+    def use(self, function: "Callable[..., Any]", around: "Around") -> None:
+        self.calls.use(function, around)
 
     def become_copy(self) -> None:
         """End when the function returns, or awaits: it forked this process."""
@@ -110,6 +114,7 @@ class Async:
         if done is not None and self._closing:
             loop.run_until_complete(_finish(done))
         self._cancel_tasks()
+        self._serving = False
         self.answers.flush()
         return calls.ended
 
@@ -249,7 +254,17 @@ class Async:
     def define(self, definition: bytes) -> None:
         self.answers.send(wire.encode(wire.DEFINE, definition))
 
+    def say(self, kind: int, body: bytes, flags: int = 0) -> bool:
+        """Send what this worker says (LOG, OUTPUT); return whether it will leave."""
+        if kind != wire.OUTPUT and self.flush_output is not None:
+            self.flush_output()
+        call_id = self._words[BEGUN]
+        self.answers.say(wire.encode(kind, body, flags=flags, first=call_id))
+        return not self.answers.gone
+
     def event(self, args: "tuple[object, ...]") -> None:
+        if self.flush_output is not None:
+            self.flush_output()
         self.answers.event(args)
 
     def flush(self) -> bool:

@@ -11,6 +11,7 @@ come here: it asks the loop to.
 import _thread
 from _pickle import dumps as pickle_dumps
 from _socket import MSG_DONTWAIT
+from collections import deque
 from functools import partial
 from select import POLLOUT, poll
 
@@ -41,6 +42,7 @@ class Answers:
     after `leave`: it sees to it that `leave` is called in the loop.
     limit: bytes of one result, or item.
     full: whether more than WINDOW bytes wait for the program.
+    gone: nothing leaves any more.
     """
 
     codec: "Codec"
@@ -55,8 +57,9 @@ class Answers:
         self._outbox = Outbox(channel, MSG_DONTWAIT)
         self._outbox.put(wire.GREETING)
         self._lock = _thread.RLock()
-        self._gone = False
+        self.gone = False
         self.full = False
+        self._late: deque[bytes] = deque()  # what was said in the midst of something
         self._frames: list[bytes] = []  # complete, and not in the outbox
         self._run: list[tuple[int, Any]] = []  # (call id, value or body) still unframed
         self._packed = True  # the run is of values
@@ -135,6 +138,19 @@ class Answers:
         body = result_body(self.codec, "event", args, self.limit)
         self.send(wire.encode(wire.EVENT, body))
 
+    def say(self, data: bytes) -> None:
+        """Add a frame, and write what the socket takes.
+
+        A signal's handler or a finaliser may come here while this very thread does
+        something here, and shall not do it within: then `leave` takes it along.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            self._late.append(data)
+            self.made()
+            return
+        self.send(data)
+        self.leave()
+
     def send(self, data: bytes, call_id: int = 0) -> None:
         """Add a frame behind all that was made; it may answer a call."""
         with self._lock:
@@ -175,6 +191,8 @@ class Answers:
     def leave(self) -> bool:
         """Write what the socket takes; return whether all was.  Never blocks."""
         with self._lock:
+            while self._late:
+                self.send(self._late.popleft())
             self._frame_run()
             frames = self._frames
             if frames:
@@ -198,7 +216,7 @@ class Answers:
             done = self._outbox.flush()
         except OSError:  # the program is gone; the next read sees it too
             self._outbox.clear()
-            self._gone = done = True
+            self.gone = done = True
         if done:
             self._unsent = 0
         else:
@@ -217,10 +235,10 @@ class Answers:
             watch.poll()
             with self._lock:
                 done = self._write() or self._put - len(self._outbox.frames) >= goal
-        return not self._gone
+        return not self.gone
 
     def become_copy(self) -> None:
         """Send nothing: this process was forked from the worker."""
         self._lock = _thread.RLock()  # another thread may have held it
-        self._gone = True
+        self.gone = True
         self._outbox.clear()

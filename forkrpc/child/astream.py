@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .answers import Answers
+    from .around import Around
     from .deadlines import Deadlines
 
 SLICE = 1e-3  # seconds for which a generator may run before others have their turn
@@ -44,9 +45,11 @@ class Streams:
         self._open: dict[int, _Open] = {}
         self._stopped: set[int] = set()  # before they began
 
-    def use(self, function: "Callable[..., Any]") -> "Callable[..., Any]":
+    def use(
+        self, function: "Callable[..., Any]", around: "Around"
+    ) -> "Callable[..., Any]":
         """Iterate over what *function* returns; return what calls shall execute."""
-        self._function = function
+        self._function, self._around = function, around
         call = type(function).__call__
         yields = is_generator_function(function) or any(
             map(inspect.isasyncgenfunction, (function, call))
@@ -82,7 +85,7 @@ class Streams:
         if frame.flags & wire.WITHDRAWN or call_id in self._stopped:
             self._stopped.discard(call_id)
             return ENDED
-        stream = _Open(call_id, self._answers)
+        stream = _Open(call_id, self._answers, self._around.flush)
         stream.deadlines = self.deadlines
         self._open[call_id] = stream
         try:
@@ -92,6 +95,7 @@ class Streams:
                 raise
         finally:
             del self._open[call_id]
+            stream.said()
             stream.send()
         return ENDED
 
@@ -128,6 +132,7 @@ class Streams:
         args = list(load_arguments(self._answers.codec, frame.body))
         if frame.flags & wire.KEYWORDS:
             keywords = args.pop()
+        args = self._around.enter(args)
         result = function(*args, **keywords)
         if inspect.iscoroutine(result):
             result = await result
@@ -141,10 +146,13 @@ class _Open:
 
     deadlines: "Deadlines | None"
 
-    def __init__(self, call_id: int, answers: "Answers") -> None:
+    def __init__(
+        self, call_id: int, answers: "Answers", flush: "Callable[[], None] | None"
+    ) -> None:
         self.stopped = False
         self._call_id = call_id
         self._answers = answers
+        self._flush = flush
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._window = Window()
@@ -156,6 +164,7 @@ class _Open:
 
     def add(self, item: object) -> bool:
         """Take an item; return whether `turn` has to be awaited now."""
+        self.said()
         window, number = self._window, self._window.made + 1
         packed = self._answers.codec.packs and keepable((item,))
         if not packed:
@@ -173,6 +182,12 @@ class _Open:
         now = monotonic()
         slow, self._before = now - self._before > QUICK, now
         return slow or number - self._sent >= GATHER or window.full()
+
+    def said(self) -> None:
+        """Have leave what the generator has printed."""
+        if self._flush is not None:
+            self.send()  # the items before it
+            self._flush()
 
     def send(self) -> None:
         """Have what was gathered leave."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ..progress import Page
     from .answers import Answers
+    from .around import Around
 
 SLICE = 5e-3  # seconds for which calls may begin in one turn of the loop
 MOST_AT_ONCE = 512  # calls that begin in one turn
@@ -58,10 +59,9 @@ class Calls:
         self.copy = False
         self._answers = answers
         self._name = spec["title"]
-        self._words = page.words
+        self._page, self._words = page, page.words
         self._limit = spec["limit"] or sys.maxsize
         self._thread = get_ident()
-        self._page = page
         self.streams = Streams(answers)
         self._produce = self.streams.produce
         self._limits: dict[int, float] = {}  # of calls still to begin with their own
@@ -85,9 +85,9 @@ class Calls:
         self._deadlines = Deadlines(self._page, timeout, self._later, self._expire)
         self.streams.deadlines = self._deadlines
 
-    def use(self, function: "Callable[..., Any]") -> None:
+    def use(self, function: "Callable[..., Any]", around: "Around") -> None:
         """Call *function* from now on."""
-        self._function = function = self.streams.use(function)
+        self._function = around.calls(function := self.streams.use(function, around))
         call = getattr(type(function), "__call__", None)  # noqa: B004
         self._is_coroutine = any(map(inspect.iscoroutinefunction, (function, call)))
 

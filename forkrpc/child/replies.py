@@ -190,11 +190,22 @@ class Replies:
 
     def send(self, data: bytes) -> bool:
         """Send a frame behind what is held; return whether it was written."""
-        with self._lock:
-            self.full, self.kind = 0, None
-            self._frame_run()
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            # A signal's handler or a finaliser interrupts this very thread while it
+            # writes, and shall not write within: what was interrupted, or the next
+            # turn, takes it along.
             self._outbox.put(data)
-            return self._write()
+            self.deadline = self.deadline or monotonic()
+            return True
+        with self._lock:
+            return self.send_within(data)
+
+    def send_within(self, data: bytes) -> bool:
+        """As `send`; the caller holds the lock."""
+        self.full, self.kind = 0, None
+        self._frame_run()
+        self._outbox.put(data)
+        return self._write()
 
     def flush(self) -> bool:
         """Write everything made so far; return whether it was written."""
@@ -210,7 +221,8 @@ class Replies:
             self._outbox.clear()
             self._gone = True
         finally:
+            self.deadline = 0.0
             if self._first:
-                self.deadline, self._held_as = 0.0, None
+                self._held_as = None
                 self._page.words[HELD] = self._first = self._bytes = 0
         return not self._gone

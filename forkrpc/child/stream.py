@@ -184,7 +184,7 @@ class Producer:
                 self._bytes += len(body)
             else:
                 data = wire.encode(wire.ITEM, body, first=self._call_id)
-                self._replies.send(data)
+                self._replies.send_within(data)
                 self._sent = number
                 self._words[FIRST] = number + 1
             self._words[MADE] = number

@@ -18,7 +18,7 @@ from .bodies import error_body, load_arguments
 from .clock import Clock
 from .leave import exit_status_of
 from .replies import Replies
-from .stream import Producer, iterator_of
+from .stream import Producer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,14 +36,9 @@ class Sync:
     """The worker's end of its connection; `codec` and `function` are set first."""
 
     function: "Callable[..., Any]"
-    streamed: "Callable[..., Any]"  # what a stream's call executes
+    streamed: "Callable[..., Any]"  # what a stream's call executes; an iterator
 
-    def __init__(
-        self,
-        channel: "socket",
-        spec: "dict[str, Any]",
-        page: "Page",
-    ) -> None:
+    def __init__(self, channel: "socket", spec: "dict[str, Any]", page: "Page") -> None:
         self.replies = Replies(channel, page, spec["max_frame"])
         self._channel = channel
         self._page, self._words = page, page.words
@@ -56,6 +51,7 @@ class Sync:
         self._ended: int | None = None  # exit status, once known
         self.program_gone = False  # or going: what was started here goes too
         self.copy = False  # this process was forked from the worker
+        self.flush_output: Callable[[], None] | None = None  # where it is forwarded
 
     @property
     def codec(self) -> "Codec":
@@ -185,11 +181,7 @@ class Sync:
     def _idle_behind(self, call_id: int) -> None:
         """As `_idle`, if that call was the last one that has arrived."""
         frames = self._decoder.frames
-        if (
-            not frames
-            or len(frames) == 1
-            and call_id == frames[0].first + (frames[0].count - 1)
-        ):
+        if not frames or (len(frames) == 1 and call_id == frames[0].last()):
             self._idle()
 
     def _note_end(self, _number: int, _frame: object) -> None:
@@ -368,7 +360,7 @@ class Sync:
         args, keywords = list(load_arguments(self.codec, frame.body)), {}
         if frame.flags & wire.KEYWORDS:
             keywords = args.pop()
-        return iterator_of(self.streamed, self.streamed(*args, **keywords))
+        return self.streamed(*args, **keywords)  # type: ignore[no-any-return]
 
     def _failed(self, call_id: int, error: BaseException) -> None:
         if self.copy:
@@ -388,7 +380,16 @@ class Sync:
     def define(self, definition: bytes) -> None:
         self.replies.send(wire.encode(wire.DEFINE, definition))
 
+    def say(self, kind: int, body: bytes, flags: int = 0) -> bool:
+        """Send what this worker says (LOG, OUTPUT); return whether it was written."""
+        if kind != wire.OUTPUT and self.flush_output is not None:
+            self.flush_output()
+        call_id = self._words[BEGUN]
+        return self.replies.send(wire.encode(kind, body, flags=flags, first=call_id))
+
     def event(self, args: "tuple[object, ...]") -> None:
+        if self.flush_output is not None:
+            self.flush_output()
         self.replies.send(wire.encode(wire.EVENT, self.replies.body_of("event", args)))
 
     def flush(self) -> bool:

@@ -14,7 +14,7 @@ import sys
 from _pickle import dumps, loads
 from select import POLLHUP, POLLIN, poll
 
-from .. import classes, wire
+from .. import wire
 from ..fds import HandleReader, Outbox, close_all
 from ..system import (
     arm_lifeline,
@@ -24,15 +24,14 @@ from ..system import (
     mortal,
     set_title,
 )
-from . import leave, worker
+from . import leave, logs, worker
+from .steps import STEPS, traceback_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    pass
 
 ORPHAN_GRACE = 0.5  # seconds that workers have to leave once the program is gone
-_SOURCES: "dict[str, str]" = {}  # texts given to eval, for tracebacks
 
 
 def main(control: int, lifeline: int) -> None:
@@ -56,12 +55,14 @@ def serve_program(control: "_socket.socket", lifeline: int) -> None:
         become_subreaper()
         default_signals()
         leave.drop_handlers()
+        logs.note_programs_handlers()
         _live(Template(control, lifeline))
     finally:
         os._exit(1)  # never back into the program's own stack
 
 
 def _live(role: "Template | worker.Role") -> None:
+    logs.watch_imports()
     # A forked child comes back here, so that no stack of its ancestors is below it.
     while isinstance(role, Template):
         role = role.serve()
@@ -198,7 +199,7 @@ class Template:
         if self.failure is not None:
             close_all(handles)
             return
-        describe, step = _STEPS[frame.kind]
+        describe, step = STEPS[frame.kind]
         arguments = loads(frame.body)
         mortal(True)  # user code may be stuck when the program goes
         if self._lifeline >= 0 and hung_up(self._lifeline):
@@ -286,6 +287,8 @@ class Template:
             self._refuse(token, self.failure)
             return None
         spec = loads(frame.body)
+        if spec["forward"]:
+            from . import output  # noqa: F401 -- here, so that workers share it
         child, pid = self._fork(token)
         if child:
             return worker.Role(spec, handles, self._lifeline, self.arguments)
@@ -327,72 +330,3 @@ class Template:
 
 def _on_child(_number: int, _frame: object) -> None:
     """Do nothing: the wakeup descriptor has ended the poll."""
-
-
-def traceback_of(error: BaseException) -> str:
-    """Return a traceback as text, with the lines of sources given to eval."""
-    import linecache
-
-    from ..outcome import text_of
-
-    for name, source in _SOURCES.items():
-        linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    text = text_of(error)
-    summary = f"{type(error).__name__}: {error}"
-    return text if text.strip() == summary else f"{summary}\n\n{text}".rstrip()
-
-
-def _take_over(_: Template, arguments: "Any", handles: "list[int]") -> None:
-    """Take the program's path, environment and directory of the moment."""
-    path, environment = arguments
-    if path is not None:
-        sys.path[:], sys.prefix, sys.exec_prefix = path
-    if environment is not None and environment != os.environb:
-        os.environb.clear()
-        os.environb.update(environment)
-    try:
-        for fd in handles:
-            os.fchdir(fd)
-    finally:
-        close_all(handles)
-
-
-def _require(_: Template, names: "Any", _handles: "list[int]") -> None:
-    for name in names:
-        __import__(name)
-
-
-def _evaluate(_: Template, arguments: "Any", _handles: "list[int]") -> None:
-    source, definitions, body = arguments
-    for definition in definitions:
-        classes.learn(definition)
-    name = f"<forkrpc eval {len(_SOURCES) + 1}>"
-    _SOURCES[name] = source
-    namespace = sys.modules["__main__"].__dict__
-    namespace["args"] = loads(body)
-    exec(compile(source, name, "exec", dont_inherit=True), namespace)
-
-
-def _add_values(template: Template, arguments: "Any", _handles: "list[int]") -> None:
-    definitions, body = arguments
-    for definition in definitions:
-        classes.learn(definition)
-    template.arguments.append(worker.Argument(None, body))
-
-
-def _add_handles(template: Template, kinds: "Any", handles: "list[int]") -> None:
-    for kind, fd in zip(kinds, handles, strict=True):
-        template.arguments.append(worker.Argument(fd, kind))
-
-
-def _shortened(names: "Any") -> str:
-    return ", ".join(map(repr, names))
-
-
-_STEPS: "dict[int, tuple[Callable[[Any], str], Callable[..., None]]]" = {
-    wire.STATE: (lambda _: "taking over path and directory", _take_over),
-    wire.REQUIRE: (lambda names: f"require {_shortened(names)}", _require),
-    wire.EVAL: (lambda given: f"eval {given[0]:.60}", _evaluate),
-    wire.VALUES: (lambda _: "send_arg", _add_values),
-    wire.HANDLES: (lambda _: "send_fh", _add_handles),
-}

@@ -5,6 +5,7 @@ of the user.  What fails from there on is reported on the worker's own channel.
 """
 
 import _socket
+import faulthandler
 import os
 import sys
 from _pickle import loads
@@ -13,8 +14,9 @@ from .. import classes
 from ..functions import name_of, resolve
 from ..progress import map_page
 from ..serialisers import PickleCodec, codec
-from ..system import arm_lifeline, default_signals, hung_up, mortal, set_title
-from . import enter
+from ..system import LINUX, arm_lifeline, default_signals, hung_up, mortal, set_title
+from . import enter, logs
+from .around import Around
 from .leave import exit_status_of, leave
 from .stream import for_calls
 from .sync import Sync
@@ -84,8 +86,14 @@ class Role:
         os.setpgid(0, 0)
         self._stdio()
         self._tie()
-        page = self._handles.pop(0) if spec["page"] is not None else None
-        mapped = None if page is None else map_page(page, spec["page"])
+        mapped = None
+        if spec["page"] is not None:
+            page = self._handles.pop(0)
+            mapped = map_page(page, spec["page"])
+            if LINUX and not faulthandler.is_enabled():
+                faulthandler.enable(page)  # into the room behind the pages
+            else:
+                os.close(page)  # the user's code wants crashes told elsewhere
         _reseed()
         set_title(f"{spec['owner']} {spec['title']}")
         status = 1
@@ -162,6 +170,7 @@ class Role:
         options: dict[str, Any] = {}
         try:
             self._limits()
+            self._speak(backend)
             values = self._values()
             if self._spec["init"] is not None:
                 pid = os.getpid()
@@ -178,7 +187,7 @@ class Role:
         except SystemExit:
             raise
         except BaseException as error:  # told to the program, which fails the calls
-            from .template import traceback_of
+            from .steps import traceback_of
 
             step = f"starting {self._spec['title']}"
             backend.fail_setup(f"{step}: {traceback_of(error)}")
@@ -196,17 +205,39 @@ class Role:
     def _set_up(self, backend: "Backend", values: "list[object]") -> "dict[str, Any]":
         """Give the backend what it calls; return what else it is served with."""
         if isinstance(backend, Sync):
-            backend.streamed = self._function(values)
-            self._refuse_coroutine(backend.streamed)
-            backend.function = for_calls(backend.streamed)
+            function = self._function(values)
+            self._refuse_coroutine(function)
+            around = self._around(backend)
+            backend.streamed = around.steps(function)
+            backend.function = around.calls(for_calls(function))
             return {}
         factory, done = (
             None if self._spec[name] is None else _found(self._spec[name])
             for name in ("loop_factory", "done")
         )
         backend.prepare(factory)
-        backend.use(self._function(values))
+        backend.use(self._function(values), self._around(backend))
         return {"done": done}
+
+    def _around(self, backend: "Backend") -> Around:
+        """Return what is to be done around each call."""
+        carried = None
+        if self._spec["context"]:
+            from .carried import Carried
+
+            carried = Carried(self._spec["context"])
+        return Around(carried, backend.flush_output)
+
+    def _speak(self, backend: "Backend") -> None:
+        """Have what this worker says, from `init` on, go to the program."""
+        spec = self._spec
+        if spec["forward"]:
+            from .output import forward
+
+            limit = spec["max_frame"]
+            backend.flush_output = forward(backend, spec["forward"], limit)
+        if spec["logs"] is not None:
+            logs.forward(backend, spec["title"], spec["logs"])
 
     def _function(self, values: "list[object]") -> "Callable[..., object]":
         function = _found(self._spec["function"])

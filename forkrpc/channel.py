@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 MILLISECONDS = 10  # between two looks of a leader at results that are held back
 _LEAD = object()  # in a waiter's queue: try to lead
+_NESTED = (
+    "call() in a signal handler that has interrupted a call of the same worker "
+    "would wait for ever; use submit() or a callback"
+)
 
 
 class Channel(Sender):
@@ -75,6 +79,8 @@ class Channel(Sender):
         """
         outcome: object = LEFT
         sent = False
+        if self._writing._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(_NESTED)  # what it interrupted has still to be written
         if (
             not self.over
             and self._lead.setdefault("who", sys._getframe()) is sys._getframe()
@@ -109,10 +115,7 @@ class Channel(Sender):
         frame: FrameType | None = sys._getframe()
         while frame is not None:
             if frame is who:
-                raise RuntimeError(
-                    "call() in a signal handler that has interrupted a call() of the "
-                    "same worker would wait for ever; use submit() or a callback"
-                )
+                raise RuntimeError(_NESTED)
             frame = frame.f_back
 
     def _exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:

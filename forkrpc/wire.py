@@ -88,6 +88,7 @@ _TAKEN = Struct("<Q")
 _pack, _unpack = _HEADER.pack, _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
 LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
+LENGTH_BYTES = 4  # of an item in the table of bodies that share a frame
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
 LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 

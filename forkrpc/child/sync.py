@@ -370,7 +370,7 @@ class Sync:
         if isinstance(error, SystemExit):
             self._ended = exit_status_of(error)
             return
-        body = error_body(self.codec, error)
+        body = error_body(self.codec, error, self.replies.limit)
         self._idle_behind(call_id)
         self.replies.answer(call_id, wire.encode(wire.ERROR, body, first=call_id))
 

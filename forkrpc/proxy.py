@@ -53,7 +53,8 @@ class Proxy:
             if len(unsent) >= session.gather:
                 self._connection.send()
             return
-        self._connection.submit(args[:-1], kwargs, callback_of(args))
+        callback = args[-1] if args and callable(args[-1]) else callback_of(args)
+        self._connection.submit(args[:-1], kwargs, callback)
 
     def submit(self, /, *args: "Any", **kwargs: "Any") -> "Future[Any]":
         """Call the function; return a `concurrent.futures.Future` of its result.

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     Keys = dict[str, Any]
 
 
+KEPT_BYTES = 4096  # more than a call that waits as it is may take, but for long ints
+
+
 class Arguments:
     """Serialises for one worker; most: bytes of one body.
 
@@ -28,13 +31,20 @@ class Arguments:
     def waiting(self, args: "Args", kwargs: "Keys") -> object:
         """Return what waits for a call."""
         codec = self._session.codec
-        if codec.packs and not kwargs and keepable(args):
+        if codec.packs and not kwargs and keepable(args) and self._fits(args):
             kind = type(args[0]) if len(args) == 1 else tuple
             return args if kind is bytes or kind is tuple else args[0]
         body = codec.dump((*args, kwargs) if kwargs else args)
         if len(body) > self._most:
             raise self._too_long(body)
         return Keywords(body) if kwargs else body
+
+    def _fits(self, args: "Args") -> bool:
+        """Return whether a call that may wait as it is surely is short enough."""
+        return self._most >= wire.LIMIT or (
+            self._most >= KEPT_BYTES
+            and all(type(arg) is not int or arg.bit_length() < 64 for arg in args)
+        )
 
     def limited(self, args: "Args", kwargs: "Keys", limit: float) -> bytes:
         """Return what waits for a call that may run *limit* seconds."""

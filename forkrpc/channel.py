@@ -33,7 +33,12 @@ if TYPE_CHECKING:
     from .session import Session
 
 MILLISECONDS = 10  # between two looks of a leader at results that are held back
+MOST_READS = 64  # at a stretch; a worker may send events without end
 _LEAD = object()  # in a waiter's queue: try to lead
+_NESTED = (
+    "call() in a signal handler that has interrupted a call of the same worker "
+    "would wait for ever; use submit() or a callback"
+)
 
 
 class Channel(Sender):
@@ -75,6 +80,8 @@ class Channel(Sender):
         """
         outcome: object = LEFT
         sent = False
+        if self._writing._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(_NESTED)  # what it interrupted has still to be written
         if (
             not self.over
             and self._lead.setdefault("who", sys._getframe()) is sys._getframe()
@@ -109,10 +116,7 @@ class Channel(Sender):
         frame: FrameType | None = sys._getframe()
         while frame is not None:
             if frame is who:
-                raise RuntimeError(
-                    f"{verb} in a signal handler that has interrupted a call() of the "
-                    "same worker would wait for ever; use submit() or a callback"
-                )
+                raise RuntimeError(_NESTED)
             frame = frame.f_back
 
     def _exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
@@ -146,6 +150,8 @@ class Channel(Sender):
                     return outcome
         finally:
             self._followers.pop(queue, None)
+            if type(queue) is SimpleQueue and not queue.empty():
+                self._hand_over()  # it was to lead, and needs not any more
 
     def _read_until(self, queue: "SimpleQueue[Any]") -> None:
         """Read until something is in *queue*.  The caller leads."""
@@ -166,7 +172,8 @@ class Channel(Sender):
         """See to it that someone reads on; the caller has given up the lead for now."""
         for queue in list(self._followers):
             queue.put(_LEAD)
-            return
+            if queue in self._followers:  # else it may have left without a look
+                return
         if len(self._session.pending) > soon_back and not self.loops.duty:
             self._watch.want(READ, wanted=True)
         # Else the next tick does: a program that calls again at once is spared the
@@ -234,6 +241,10 @@ class Channel(Sender):
     def has_unsent(self) -> bool:
         return bool(self._session.unsent)
 
+    def has_more(self) -> bool:
+        """Read once; return whether anything came.  The caller leads."""
+        return not self.over and self._receive()
+
     # In the reactor's thread.
 
     def _ready(self, events: int) -> None:
@@ -260,6 +271,18 @@ class Channel(Sender):
         if self._followers:
             self._hand_over()
         return True
+
+    def read_on(self) -> None:
+        """Read what is there, if nobody leads."""
+        for _ in range(MOST_READS):
+            if self._lead.setdefault("who", self) is not self:
+                return
+            try:
+                if not self.has_more():
+                    return
+            finally:
+                self._lead.clear()
+                self._reactor.soon(self._owner.on_read)
 
     def read_rest(self) -> bool:
         """Read all there is; return False while somebody else leads.
@@ -292,8 +315,7 @@ class Channel(Sender):
                 self._lead.clear()
             self._watch.want(READ, wanted=needed)
             self._led = False
-        session = self._session
-        if session.blocked or session.must_send() or self._outbox.frames:
+        if self._session.blocked or self._session.must_send():
             self.flush()
 
     def _resume(self) -> bool:

@@ -81,6 +81,7 @@ class Connection:
         session.on_error = self._callbacks.on_error
         session.on_event = options["on_event"]
         session.follow(life)
+        life.read_on = self._channel.read_on
         life.read_rest = self._channel.read_rest
         life.on_end = self._on_end
         own = partial(limit_of, session)
@@ -280,10 +281,11 @@ class Connection:
     def look_at_page(self) -> None:
         """Settle calls whose results the worker holds back for long.  The caller leads.
 
-        For long: it held them already at the last look.
+        For long: it held them already at the last look.  What it has written comes
+        before them, such as events that wait in the socket behind slow callbacks.
         """
         seen, _ = self.life.held()
-        if seen and seen == self._seen:
+        if seen and seen == self._seen and not self._channel.has_more():
             self._recover()
         self._seen = seen
         self.flow.look_at_page()

@@ -65,10 +65,12 @@ _FLAGS: "dict[type, int]" = {
 }
 
 
-def framed(calls: "list[object]", first: int) -> "tuple[int, bytes]":
+def framed(
+    calls: "list[object]", first: int, limit: int = wire.LIMIT
+) -> "tuple[int, bytes]":
     """Return how many of *calls* share the next frame, and the frame.
 
-    The first of them is not Streamed.
+    The first of them is not Streamed.  limit: bytes of a body.
     """
     kinds = list(map(type, calls))
     flags = wire.PACKED
@@ -80,22 +82,25 @@ def framed(calls: "list[object]", first: int) -> "tuple[int, bytes]":
         if kinds.count(tuple) < len(kinds):
             calls = calls[: next(n for n, k in enumerate(kinds) if k is not tuple)]
     else:
-        return _framed_bodies(calls, kinds, first)  # type: ignore[arg-type]
+        return _framed_bodies(calls, kinds, first, limit)  # type: ignore[arg-type]
     body = pickle_dumps(calls, PROTOCOL)
+    while len(body) > limit and len(calls) > 1:
+        calls = calls[: len(calls) // 2]
+        body = pickle_dumps(calls, PROTOCOL)
     count = len(calls)
     return count, wire.encode(wire.CALL, body, flags=flags, count=count, first=first)
 
 
 def _framed_bodies(
-    bodies: "list[bytes]", kinds: "list[type]", first: int
+    bodies: "list[bytes]", kinds: "list[type]", first: int, limit: int
 ) -> "tuple[int, bytes]":
     kind = kinds[0]
     if kind is Definition:
         return 1, wire.encode(wire.DEFINE, bodies[0])
     if kinds.count(kind) < len(kinds):
         bodies = bodies[: next(n for n, each in enumerate(kinds) if each is not kind)]
-    sizes = list(accumulate(map(len, bodies)))
-    count = bisect_right(sizes, MOST_BYTES) or 1
+    sizes = list(accumulate(len(body) + wire.LENGTH_BYTES for body in bodies))
+    count = bisect_right(sizes, min(MOST_BYTES, limit)) or 1
     return count, wire.encode_bodies(
         wire.CALL, bodies[:count], flags=_FLAGS[kind], first=first
     )

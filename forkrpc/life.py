@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SIGN_WAIT = 0.02  # seconds from the first sign of death to ruling without the others
 HAND_OVER_WAIT = 0.001  # seconds to wait for a thread that reads to let go
+READ_WAIT = 0.01  # seconds for threads that read to find the answer of a late call
 END_WAIT = 10.0  # seconds that a process we have killed may take to end
 
 
@@ -34,6 +35,7 @@ class Life:
     """One worker's process.  All but `kill` runs in the reactor's thread.
 
     known: set once it is clear whether there is a process.
+    read_on: reads what the worker has sent so far, unless another thread reads.
     read_rest: reads what the worker has left in its socket; False while another
     thread does that.
     on_end: called once, when the process has ended and all signs are in.
@@ -44,7 +46,9 @@ class Life:
         self.returncode: int | None = None
         self.known = Gate()
         self.over = False
+        self.read_on: Callable[[], None]
         self.read_rest: Callable[[], bool]
+        self._suspect = 0  # a call beyond its limit, whose answer is looked for
         self.on_end: Callable[[], None]
         self._program = program
         self._page: Page | None = page
@@ -252,6 +256,11 @@ class Life:
             return inf
         ran = since ^ WAITING if since & WAITING else monotonic_ns() - since
         left = limit + grace - ran / 1e9
+        if left <= 0 and self._suspect != oldest:
+            # Its answer may have come while nobody could read.
+            self._suspect = oldest
+            self.read_on()
+            return READ_WAIT
         if left <= 0 and not self._timed_out:
             self._timed_out, self._timeout = oldest, limit
             self.kill(signal.SIGKILL)

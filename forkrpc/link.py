@@ -249,7 +249,9 @@ class Link:
     def _notice(self, frame: wire.Frame) -> None:
         token = frame.first
         handles = self._reader.claim(frame.handles)
-        if frame.kind == wire.STARTED:
+        if frame.kind == wire.STARTED and not token:  # the template itself, adopted
+            self.started(loads(frame.body), None)
+        elif frame.kind == wire.STARTED:
             child = self._asked.pop(token)
             pid = loads(frame.body)
             self._children[pid] = child

@@ -86,8 +86,7 @@ class Loader:
             error = self._unpacked(body)
         except Exception as problem:  # what the library itself wrote does not load
             return Failure(self._unloadable("the exception", call_id, problem))
-        if getattr(error, "call", None) is None:
-            name_call(error, self.text_of(call_id))
+        name_call(error, self.text_of(call_id), is_interrupt)
         return Failure(error)
 
     def event(self, body: "Any") -> "tuple[object, ...] | Failure":

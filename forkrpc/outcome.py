@@ -53,7 +53,7 @@ def type_name(error: BaseException) -> str:
 
 def message_of(error: BaseException) -> str:
     try:
-        return str(error)
+        return str.__str__(str(error))  # of no class of the user's
     except Exception:  # the class is the user's
         return "(its __str__ failed)"
 
@@ -63,8 +63,8 @@ def text_of(error: BaseException) -> str:
     import traceback
 
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get(
-        "__name__", ""
+    while frames is not None and str(
+        frames.tb_frame.f_globals.get("__name__")
     ).startswith("forkrpc."):
         frames = frames.tb_next
     try:
@@ -180,7 +180,9 @@ def _attach(error: BaseException, text: str) -> None:
     """Put the remote traceback at the end of the chain, where printing begins."""
     seen = {id(error)}
     while True:
-        following = error.__cause__ or error.__context__
+        following = error.__cause__
+        if following is None:  # not by its truth: the class may have a __len__
+            following = error.__context__
         if following is None or id(following) in seen:
             break
         seen.add(id(following))
@@ -188,9 +190,18 @@ def _attach(error: BaseException, text: str) -> None:
     error.__cause__ = RemoteTraceback(text)
 
 
-def name_call(error: Exception, text: str) -> None:
-    """Set `.call` where the exception takes it."""
+def name_call(
+    error: Exception,
+    text: str,
+    interrupts: "Callable[[BaseException], bool]" = lambda _: False,
+) -> None:
+    """Set `.call` where the exception takes it and has none.
+
+    What *interrupts* is raised.
+    """
     try:
-        error.call = text  # type: ignore[attr-defined]
-    except Exception:  # a class of the user's, with slots or a __setattr__
-        return
+        if getattr(error, "call", None) is None:
+            error.call = text  # type: ignore[attr-defined]
+    except BaseException as problem:  # the class is the user's
+        if interrupts(problem):
+            raise

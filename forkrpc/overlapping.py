@@ -55,17 +55,16 @@ class Overlapping(Session):
     @property
     def gather(self) -> int:
         """As of Session; reckoned at each call, for others begin without an answer."""
-        if self.blocked or not self._gather:
-            return NEVER if self.blocked else 0
-        return 2 * min(self._ahead() or 1, MOST_CALLS)
+        return NEVER if self.blocked else 2 * min(self._ahead() or 1, MOST_CALLS)
 
     @gather.setter
     def gather(self, gather: int) -> None:
         self._gather = gather  # 0: Session takes no more
 
     def must_send(self) -> bool:
-        waits = bool(self.unsent or self.staged) and not self.blocked
-        return waits and self._ahead() < LOW
+        if self.blocked:
+            return False
+        return bool(self.unsent or self.staged) and self._ahead() < LOW
 
     def limits(self) -> "tuple[Any, ...]":
         return self.pending.__contains__, OLDEST, KILL_GRACE

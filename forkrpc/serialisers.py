@@ -337,8 +337,10 @@ def codec(serialiser: object, define: "Callable[[bytes], None]") -> Codec:
                 "nor 'package.module:attribute'"
             )
         pair: object = make()
+        given = False
     else:
         pair = _named(serialiser) if isinstance(serialiser, str) else serialiser
+        given = True
     if (
         not isinstance(pair, (tuple, list))
         or len(pair) != 2
@@ -347,7 +349,9 @@ def codec(serialiser: object, define: "Callable[[bytes], None]") -> Codec:
         raise TypeError(
             f"serialiser must be a name or a pair (dumps, loads), not {pair!r:.100}"
         )
-    made = Codec(*pair)
+    dumps, loads = pair
+    # A long body arrives as a memoryview, which not everybody's `loads` takes.
+    made = Codec(dumps, (lambda body: loads(bytes(body))) if given else loads)
     made.trusted = serialiser == "portable-pickle"
     return made
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MOST_CALLS = 512  # in one frame; measured: more gain nothing
 LOW = 256  # calls under way below which whoever reads sends more
 
-NEVER = 1 << 62  # calls
+NEVER = 1 << 62
 _NOTHING: "frozenset[object]" = frozenset()
 
 
@@ -77,6 +77,7 @@ class Session:
         self.withdrawn = Withdrawn(self.unsent, self.futures)
         self.streams = Streams()
         self.decoder = wire.Decoder(limit)
+        self._limit = limit
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
         self.on_said: Callable[[wire.Frame], object]
@@ -88,7 +89,9 @@ class Session:
     def use(self, codec: Codec) -> None:
         self.codec = codec
         self.loader = Loader(self.name, codec)
-        self.ones = SCALARS if codec.packs else _NOTHING
+        # Below the usual limit a number may be too long: `arguments` looks at each.
+        usual = self._limit >= wire.LIMIT
+        self.ones = SCALARS if codec.packs and usual else _NOTHING
 
     def take_no_more(self) -> None:
         """From now on no call goes the shortest way into `unsent`."""
@@ -165,7 +168,7 @@ class Session:
             data, *numbers = self.streams.sending(staged[0], staged[1], first)
             targets = [staged[1]]
         else:
-            count, data = framed(staged[::2], first)
+            count, data = framed(staged[::2], first, self._limit)
             targets = staged[1 : 2 * count : 2]
             if self.varied:
                 numbers = numbering(first, targets)

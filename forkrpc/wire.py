@@ -88,6 +88,7 @@ _TAKEN = Struct("<Q")
 _pack, _unpack = _HEADER.pack, _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
 LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
+LENGTH_BYTES = 4  # of an item in the table of bodies that share a frame
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
 LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
@@ -161,6 +162,10 @@ class Frame:
             raise ProtocolError(f"no limits in {self!r}")
         limits = [_LIMIT.unpack_from(body)[0] for body in bodies]
         return limits, [body[_LIMIT.size :] for body in bodies]
+
+    def last(self) -> int:
+        """Return the id of its last call."""
+        return self.first + self.count - 1
 
     def loaded(self, load: "Callable[[Any], Any]") -> "Any":
         """Load a body that runs no code of the user; ProtocolError if it cannot be."""

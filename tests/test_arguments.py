@@ -14,18 +14,24 @@ from forkrpc.session import Session
 MOST = 1000
 
 
-def arguments(serialiser="pickle"):
+def arguments(serialiser="pickle", most=MOST):
     session = Session("m.f", wire.LIMIT)
     session.use(codec(serialiser, session.define))
-    return Arguments(session, MOST)
+    return Arguments(session, most)
 
 
 @pytest.mark.parametrize(
     ("args", "expected"),
     [((1,), 1), (("text",), "text"), ((), ()), ((1, "a"), (1, "a")), ((None,), None)],
 )
-def test_what_nobody_can_change_waits_as_it_is(args, expected):
-    assert arguments().waiting(args, {}) == expected
+@pytest.mark.parametrize("most", [wire.LIMIT, 4096])
+def test_what_nobody_can_change_waits_as_it_is(args, expected, most):
+    assert arguments(most=most).waiting(args, {}) == expected
+
+
+@pytest.mark.parametrize(("most", "value"), [(4095, 1), (4096, 1 << 64)])
+def test_what_may_be_too_long_for_the_limit_is_serialised_at_once(most, value):
+    assert arguments(most=most).waiting((value,), {}) == pickle.dumps((value,), 5)
 
 
 @pytest.mark.parametrize("args", [(b"bytes",), ((1, 2),), ([],), ({},)])

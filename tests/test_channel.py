@@ -272,6 +272,23 @@ def test_a_second_thread_follows_and_is_handed_the_lead(pair):
     assert pair.session.readers == [one.ident, two.ident]
 
 
+def test_the_lead_is_not_handed_to_one_that_has_its_result(pair):
+    one = Waiter(pair)
+    wait_until(one.leads)
+    two = Waiter(pair)
+    wait_until(two.follows)
+    three = Waiter(pair)
+    wait_until(three.follows)
+
+    pair.peer.answer(1, 2)
+
+    assert one.ended()
+    assert two.ended()
+    wait_until(three.leads)
+    pair.peer.answer(3)
+    assert three.ended()
+
+
 def test_a_leader_reads_the_results_of_those_who_follow(pair):
     one = Waiter(pair)
     wait_until(one.leads)

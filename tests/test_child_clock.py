@@ -1,4 +1,4 @@
-"""Unit: when results leave; the time is a fake."""
+"""Unit: when results have to leave, with a told clock."""
 
 from forkrpc.child import clock as clock_module
 from forkrpc.child.clock import QUICK, STRIDE, Clock

@@ -177,46 +177,6 @@ def test_threads_that_send_events_do_not_tear_the_results():
     assert len(found) == 1600
 
 
-def test_what_a_signal_handler_sends_waits_for_what_it_interrupts():
-    made, channel, _ = replies()
-    interrupt = wire.encode(wire.RETIRE)
-    inner = []
-
-    class Interrupted(Channel):
-        """A channel whose send is interrupted by a handler that sends."""
-
-        def send(self, data, flags=0):
-            if not inner:
-                inner.append(made.send(interrupt))
-                sent = super().send(data[:5], flags)
-            else:
-                sent = super().send(data, flags)
-            return sent
-
-    interrupted = Interrupted(b"")
-    made._outbox._sock = interrupted
-
-    assert made.send(wire.encode(wire.FAILED, b"x" * 20))
-
-    assert inner == [True]
-    assert answers(bytes(channel.sent) + interrupted.sent) == [
-        (wire.FAILED, 0, b"x" * 20),
-        (wire.RETIRE, 0, b""),
-    ]
-
-
-def test_what_a_signal_handler_sends_leaves_at_the_next_turn_at_the_latest():
-    made, channel, _ = replies()
-    with made._lock:
-        made.send(wire.encode(wire.RETIRE))
-
-    assert answers(channel.sent) == []
-    assert made.deadline > 0
-    made.flush()
-    assert answers(channel.sent) == [(wire.RETIRE, 0, b"")]
-    assert made.deadline == 0
-
-
 # Threads that send events while results are held.
 
 
@@ -270,3 +230,43 @@ def test_results_and_events_of_another_thread_all_arrive_in_order(value):
             assert frame.first == answered + 1
             answered += frame.count
     assert answered == calls == made.done()
+
+
+def test_what_a_signal_handler_sends_waits_for_what_it_interrupts():
+    made, channel, _ = replies()
+    interrupt = wire.encode(wire.RETIRE)
+    inner = []
+
+    class Interrupted(Channel):
+        """A channel whose send is interrupted by a handler that sends."""
+
+        def send(self, data, flags=0):
+            if not inner:
+                inner.append(made.send(interrupt))
+                sent = super().send(data[:5], flags)
+            else:
+                sent = super().send(data, flags)
+            return sent
+
+    interrupted = Interrupted(b"")
+    made._outbox._sock = interrupted
+
+    assert made.send(wire.encode(wire.FAILED, b"x" * 20))
+
+    assert inner == [True]
+    assert answers(bytes(channel.sent) + interrupted.sent) == [
+        (wire.FAILED, 0, b"x" * 20),
+        (wire.RETIRE, 0, b""),
+    ]
+
+
+def test_what_a_signal_handler_sends_leaves_at_the_next_turn_at_the_latest():
+    made, channel, _ = replies()
+    with made._lock:
+        made.send(wire.encode(wire.RETIRE))
+
+    assert answers(channel.sent) == []
+    assert made.deadline > 0
+    made.flush()
+    assert answers(channel.sent) == [(wire.RETIRE, 0, b"")]
+    assert made.deadline == 0

@@ -247,6 +247,67 @@ class Refuses:
         raise ValueError("not me")
 
 
+def test_an_exception_that_is_too_long_fails_its_call_only():
+    def function(length):
+        raise ValueError("x" * length)
+
+    _, found = serve(function, call(1, 5000), call(2, 1), max_frame=2000)
+
+    error = found[0][2]
+    assert (type(error), error.type_name) == (RemoteError, "ValueError")
+    assert error.message.endswith("xxx...")
+    assert repr(found[1][2]) == "ValueError('x')"
+
+
+def test_an_exception_whose_arguments_json_refuses_fails_its_call_only():
+    attempts = []
+
+    def function():
+        attempts.append(1)
+        raise ValueError(10**5000)
+
+    dumps = serialisers.codec("json", None).dump
+    _, found = serve(function, call(1, dumps=dumps), name="json")
+
+    ((kind, _, error),) = found
+    assert (kind, type(error), error.type_name) == (
+        wire.ERROR,
+        RemoteError,
+        "ValueError",
+    )
+    assert attempts == [1]
+
+
+class Text(str):
+    """A class of text that cannot be pickled."""
+
+    def __reduce__(self):
+        raise TypeError("no pickle")
+
+
+def test_an_exception_whose_text_is_of_an_own_class_fails_its_call_only():
+    class Odd(Exception):
+        def __str__(self):
+            return Text("odd")
+
+    def function():
+        raise Odd(sys._getframe())  # goes as text
+
+    _, found = serve(function, call(1))
+
+    assert type(found[0][2]) is RemoteError
+    assert found[0][2].message == "odd"
+
+
+def test_an_exception_in_code_whose_module_has_no_name_fails_its_call_only():
+    space = {"__name__": None}
+    exec("def function(): 1 / 0", space)
+
+    _, found = serve(space["function"], call(1))
+
+    assert type(found[0][2]) is ZeroDivisionError
+
+
 def test_arguments_that_do_not_load_fail_their_call_only():
     broken = wire.encode(wire.CALL, b"no pickle", first=1)
 
@@ -583,3 +644,4 @@ def test_a_worker_that_gets_a_call_behind_the_programs_end_leaves(lifeline_signa
 
     assert made.serve() == 0
     assert made.program_gone
+    assert called == []

@@ -6,12 +6,13 @@ import logging
 import os
 import signal
 import threading
+import time
 from _queue import SimpleQueue
 
 import pytest
 
 from forkrpc import ClosedError, Forker, ProtocolError, SerialiserError, WorkerDied
-from helpers import wait_until
+from helpers import MS, wait_until
 from interrupts import Interrupt, interrupt_everywhere
 
 LIMIT = 10.0  # seconds; much more than it takes
@@ -25,6 +26,11 @@ def serve(verb, *args):
 
 def echo(value=None):
     return value
+
+def tell(count):
+    for number in range(count):
+        event(number, bytes(1000))
+    return count
 
 def pause():
     signal.pause()
@@ -510,3 +516,22 @@ def test_a_call_that_comes_just_behind_the_end_is_settled_too(start, way):
         assert type(outcome.error) is WorkerDied
         assert outcome.error.started is False
     wait_until(lambda: not proxy.pending, LIMIT)
+
+
+def test_events_that_are_read_slowly_come_before_results_that_are_held_back(start):
+    told = []
+
+    def on_event(number, _):
+        time.sleep(2 * MS)
+        told.append(number)
+
+    proxy = start(on_event=on_event, on_error=Told())
+    assert proxy.call("echo") is None
+    for number in range(10):
+        proxy("echo", number, None)
+    proxy("tell", 180, told.append)  # more than is read at once, all in the socket
+
+    proxy("pause", None)
+
+    wait_until(lambda: len(told) == 181, LIMIT)
+    assert told == list(range(181))

@@ -48,7 +48,7 @@ def test_what_travels_otherwise_begins_another_frame(first, other):
 
 @pytest.mark.parametrize("kind", [bytes, Keywords])
 def test_bodies_that_are_long_together_do_not_share_a_frame(kind):
-    half = kind(MOST_BYTES // 2)
+    half = kind(MOST_BYTES // 2 - wire.LENGTH_BYTES)
 
     assert framed([half, half, half], 1)[0] == 2
     assert framed([kind(MOST_BYTES + 1), half], 1)[0] == 1

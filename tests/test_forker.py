@@ -1024,10 +1024,19 @@ def test_a_detached_template_is_taken_over():
 
     with Forker.from_socket(sock) as again:
         assert sock.fileno() == -1
+        assert again.pid == pid
         assert value(again, "state") == "kept"
         with again.eval(RECORDER).run("Recorder") as proxy:
             assert proxy.call(0) == "argument"
             assert parent_of(proxy.pid) == pid
+
+
+def test_the_pid_of_what_is_no_template_is_none():
+    ours, theirs = socket.socketpair()
+    with Forker.from_socket(ours) as template:
+        theirs.close()
+
+        assert template.pid is None
 
 
 def test_a_detached_template_that_nobody_takes_over_ends():

@@ -446,7 +446,7 @@ def test_the_end_of_the_terminal_ends_all(folder, number):
 
 
 def test_a_call_in_a_handler_that_interrupted_a_call_is_refused_at_once():
-    run_program(
+    done = run_program(
         """
         import forkrpc, queue, signal
 
@@ -473,3 +473,35 @@ def test_a_call_in_a_handler_that_interrupted_a_call_is_refused_at_once():
             assert told[1] is None
         """,
     )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_call_in_a_handler_that_interrupted_the_sending_is_refused_at_once():
+    done = run_program(
+        """
+        import forkrpc, signal
+        from collections import Counter
+
+        def handler(*_):
+            try:
+                told[proxy.call(5)] += 1
+            except RuntimeError:
+                told["refused"] += 1
+
+        told = Counter()
+        signal.signal(signal.SIGALRM, handler)
+        with forkrpc.Forker().run("operator.neg") as proxy:
+            proxy.call(0)
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            while min(told[-5], told["refused"]) < 20:
+                futures = [proxy.submit(number) for number in range(1000)]
+                results = [future.result() for future in futures]
+                assert results == [-number for number in range(1000)]
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert proxy.call(7) == -7
+        print(set(told) == {-5, "refused"})
+        """,
+    )
+
+    assert (done.stdout, done.stderr) == ("True\n", "")

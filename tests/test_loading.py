@@ -24,6 +24,26 @@ class Interrupts:
         return interrupt, ()
 
 
+class Telling(Exception):
+    """Its attribute `call` raises."""
+
+    @property
+    def call(self):
+        raise ValueError("no call")
+
+
+class Empty(Exception):
+    """Is false."""
+
+    def __len__(self):
+        return 0
+
+
+class Endless(Exception):
+    def __len__(self):
+        raise ValueError("no end")
+
+
 def loader(serialiser="pickle"):
     return Loader("m.f", codec(serialiser, lambda definition: None))
 
@@ -82,6 +102,23 @@ def test_an_error_that_does_not_load_is_a_serialiser_error():
 
     assert type(failure.error) is SerialiserError
     assert "the exception of m.f cannot be loaded" in str(failure.error)
+
+
+def test_an_exception_whose_attributes_raise_arrives():
+    (failure,) = loader().outcomes(frame(wire.ERROR, packed_error(Telling("text"))))
+
+    assert type(failure.error) is Telling
+
+
+@pytest.mark.parametrize("kind", [Empty, Endless])
+def test_a_cause_that_is_false_is_a_cause(kind):
+    error = KeyError("text")
+    error.__cause__ = kind("cause")
+
+    (failure,) = loader().outcomes(frame(wire.ERROR, packed_error(error)))
+
+    assert type(failure.error) is KeyError
+    assert type(failure.error.__cause__) is kind
 
 
 @pytest.mark.parametrize("deed", ["raise", "exit", "recurse"])

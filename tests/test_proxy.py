@@ -76,6 +76,12 @@ def tell(*args):
     return args
 
 
+def tell_often(count):
+    for _ in range(count):
+        event(bytes(1000))
+    return count
+
+
 def begin(gate, value=None):
     """Tell that the call has begun; return the value when the gate is opened."""
     event()
@@ -1389,6 +1395,42 @@ def test_a_call_that_runs_too_long_is_ended(template, gate):
         assert caught.value.started is False
 
 
+def test_a_slow_callback_is_not_time_that_a_call_runs(template):
+    with template.run(
+        "proxy_work.tell_often", timeout=200 * MS, on_event=lambda _: None
+    ) as proxy:
+        proxy.call(0)
+        proxy(0, lambda _: time.sleep(400 * MS))
+        future = proxy.submit(150)  # has ended long before its answer is read
+
+        assert future.result(LIMIT) == 150
+        time.sleep(300 * MS)
+        assert proxy.call(1) == 1
+
+
+def test_a_stop_of_the_program_is_not_time_that_a_call_runs():
+    done = run_program(
+        """
+        import os, signal, subprocess
+        from forkrpc import Forker
+
+        with Forker().run("time.sleep", timeout=0.3) as proxy:
+            proxy.call(0)
+            for _ in range(3):
+                awake = f"sleep 0.6; kill -CONT {os.getpid()}"
+                waker = subprocess.Popen(["sh", "-c", awake])
+                stop = f"sleep 0.05; kill -STOP {os.getpid()}"
+                stopper = subprocess.Popen(["sh", "-c", stop])
+                proxy.call(0.1)
+                proxy.call(0.1)
+                waker.wait()
+                stopper.wait()
+        """,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # init
 
 
@@ -1542,6 +1584,33 @@ def test_arguments_over_max_frame_are_refused_before_a_byte_is_sent(template):
         assert proxy.pending == 0
         (args,) = proxy.call(bytes(9_000))
         assert len(args[0]) == 9_000
+
+
+@pytest.mark.parametrize("limit", [1000, 20_000, 100_000])
+def test_frames_of_many_calls_stay_below_max_frame(template, limit):
+    values = [1, 2.5, "x" * 64, b"y" * 64, ["z" * 64], None] * 300
+    with template.run("proxy_work.first", max_frame=limit) as proxy:
+        sorted_ = sorted(values, key=str)
+        futures = [proxy.submit(value) for value in sorted_ + values]
+        named = [proxy.submit(value=value) for value in sorted_]
+
+        assert [each.result(LIMIT) for each in futures] == sorted_ + values
+        assert [each.result(LIMIT) for each in named] == sorted_
+
+
+def test_a_number_over_max_frame_is_refused_as_all_else(template):
+    number = 1 << 80_000
+    with template.run("operator.lshift", max_frame=10_000, **QUIET) as proxy:
+        for verb in (proxy.call, proxy.submit, lambda *args: proxy(*args, print)):
+            with pytest.raises(SerialiserError, match="max_frame"):
+                verb(number, 1)
+        for _ in range(2):
+            with pytest.raises(SerialiserError, match="max_frame"):
+                proxy.call(1, 80_000)
+            with pytest.raises(SerialiserError, match="max_frame"):
+                proxy.submit(1, 80_000).result(LIMIT)
+
+        assert proxy.call(1, 3) == 8
 
 
 def test_a_result_over_max_frame_fails_its_call_only(template):

@@ -408,6 +408,15 @@ def test_a_pair_of_callables_is_a_serialiser():
     assert not made.trusted
 
 
+def test_a_pair_gets_bytes_however_long_the_body_is():
+    made = serialisers.codec(
+        (lambda values: repr(values).encode(), lambda body: eval(body.decode())),
+        never_define,
+    )
+
+    assert made.load(memoryview(made.dump(("x" * 5000,)))) == ("x" * 5000,)
+
+
 def test_a_pair_is_found_by_the_name_of_its_module(tmp_path, monkeypatch):
     source = "class Kind:\n    pair = [lambda values: b'ab', tuple]\n"
     (tmp_path / "serialiser_of_a_test.py").write_text(source)

@@ -121,7 +121,7 @@ class Answers:
 
     def error(self, call_id: int, error: BaseException) -> None:
         """Answer a call with an exception."""
-        body = error_body(self.codec, error)
+        body = error_body(self.codec, error, self.limit)
         self.send(wire.encode(wire.ERROR, body, first=call_id), call_id)
 
     def cancelled(self, call_id: int) -> None:

@@ -4,6 +4,7 @@ from _pickle import dumps
 
 from .. import outcome
 from ..errors import SerialiserError
+from ..wire import LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,26 +30,50 @@ def unloadable(error: Exception) -> SerialiserError:
     return SerialiserError(f"arguments cannot be loaded: {kind}: {error}{hint}")
 
 
-def error_body(codec: "Codec", error: BaseException) -> bytes:
-    """Return an exception as the body of an ERROR frame.  Never raises an Exception."""
+def error_body(codec: "Codec", error: BaseException, limit: int = LIMIT) -> bytes:
+    """Return an exception as the body of an ERROR frame: as much as can be sent.
+
+    limit: bytes.  Never raises an Exception.
+    """
+    dump = (lambda value: codec.dump((value,))) if codec.trusted else None
+    name, message, text, thing = outcome.pack(error, dump)
+    some = limit // 16  # characters
+    short = message if len(message) <= some else f"{message[:some]}..."
+    body = b""
+    for packed in (
+        (name, message, text, thing),
+        (name, short, text[-some:], thing),
+        (name, short, text[-some:], None),
+    ):
+        try:
+            body = _plain(codec, packed)
+        except Exception:  # an argument is no plain data: a number too long
+            continue
+        if len(body) <= limit:
+            break
+    return body
+
+
+def _plain(codec: "Codec", packed: object) -> bytes:
+    """Serialise what the library itself says about an error."""
     if codec.trusted:
-        packed = outcome.pack(error, lambda value: codec.dump((value,)))
         return dumps(packed, 4)
     from ..serialisers import PAIRS
 
-    return PAIRS["data"]()[0]((outcome.pack(error, None),))
+    return PAIRS["data"]()[0]((packed,))
 
 
 def result_body(codec: "Codec", what: str, values: "Any", limit: int) -> bytes:
     """Serialise; raise SerialiserError, also for what is longer than *limit* bytes."""
     body = codec.dump(values)
     if len(body) > limit:
-        raise too_long(what, body, limit)
+        refuse(what, body, limit)
     return body
 
 
-def too_long(what: str, body: bytes, limit: int) -> SerialiserError:
-    return SerialiserError(
+def refuse(what: str, body: bytes, limit: int) -> None:
+    """Raise SerialiserError: *body* is longer than *limit* bytes."""
+    raise SerialiserError(
         f"{what} of {len(body)} bytes, max_frame is {limit}; "
         "raise it with run(..., max_frame=...)"
     )

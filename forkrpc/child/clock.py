@@ -1,4 +1,4 @@
-"""When the results that a blocking worker holds have to leave."""
+"""When results that are held back have to leave the worker."""
 
 from time import monotonic
 

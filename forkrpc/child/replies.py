@@ -13,9 +13,9 @@ from time import monotonic
 from .. import atomic, wire
 from ..classes import PROTOCOL
 from ..fds import Outbox
-from ..progress import HELD, NUMBERS, SLOTS
+from ..progress import BLOCK, HELD, NUMBERS, SLOTS
 from ..serialisers import SCALARS
-from .bodies import result_body, too_long
+from .bodies import refuse, result_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Replies:
     run: results of the calls after the last that is in a frame: values, or bodies.
     kind: the type of all results in the page, if it is one and they are no bodies.
     full: id of the last call that has a slot in the page; 0: nothing may be added.
+    limit: the longest body that may be sent.
 
     A signal handler of the user may raise between any two bytecodes, so the number of
     answered calls is never stored beside the answers: `done` is reckoned from them.
@@ -53,7 +54,7 @@ class Replies:
         self.kind: type | None = None
         self.full = 0
         self._page = page
-        self._limit = limit
+        self.limit = limit
         self._outbox = Outbox(channel)
         self._outbox.put(wire.GREETING)
         self.lock = self._lock = _thread.RLock()
@@ -90,6 +91,9 @@ class Replies:
     def result(self, call_id: int, value: object) -> None:
         """Answer a call.  Raise SerialiserError, the call still without an answer."""
         kind = type(value)
+        if self.limit < BLOCK:  # those that are held share a frame
+            self.result_now(call_id, value)
+            return
         if kind in NUMBERS and self.codec.packs:
             with self._lock:
                 if self._page.keep(self._slot(call_id, kind), value):
@@ -99,8 +103,8 @@ class Replies:
                     self.run.append(value)
                     return
         body = self.codec.dump((value,))
-        if len(body) > self._limit:
-            raise too_long("result", body, self._limit)
+        if len(body) > self.limit:
+            refuse("result", body, self.limit)
         first = self._first  # before the look at `full`
         if (  # without a lock: see `slots`
             self._held_as is bytes
@@ -127,13 +131,15 @@ class Replies:
         flags = 0
         if type(value) in SCALARS and self.codec.packs:
             flags, body = wire.PACKED, pickle_dumps([value], PROTOCOL)
+            if len(body) > self.limit:
+                refuse("result", body, self.limit)
         else:
             body = self.body_of("result", (value,))
         self.answer(call_id, wire.encode_one(wire.RESULT, flags, call_id, body))
 
     def body_of(self, what: str, values: "tuple[object, ...]") -> bytes:
         """Serialise; raise SerialiserError, also for what is too long."""
-        return result_body(self.codec, what, values, self._limit)
+        return result_body(self.codec, what, values, self.limit)
 
     def _slot(self, call_id: int, kind: type) -> int:
         """Return a slot of the page for a result of this type; bytes: for a body."""

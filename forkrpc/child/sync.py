@@ -14,7 +14,7 @@ from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
 from ..spin import Spin
 from ..system import LIFELINE_SIGNAL
-from .bodies import error_body, unloadable
+from .bodies import error_body, load_arguments
 from .clock import Clock
 from .leave import exit_status_of
 from .replies import Replies
@@ -23,7 +23,7 @@ from .stream import Producer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from ..progress import Page
@@ -38,12 +38,7 @@ class Sync:
     function: "Callable[..., Any]"
     streamed: "Callable[..., Any]"  # what a stream's call executes; an iterator
 
-    def __init__(
-        self,
-        channel: "socket",
-        spec: "dict[str, Any]",
-        page: "Page",
-    ) -> None:
+    def __init__(self, channel: "socket", spec: "dict[str, Any]", page: "Page") -> None:
         self.replies = Replies(channel, page, spec["max_frame"])
         self._channel = channel
         self._page, self._words = page, page.words
@@ -186,11 +181,7 @@ class Sync:
     def idle_behind(self, call_id: int) -> None:
         """As `_idle`, if that call was the last one that has arrived."""
         frames = self._decoder.frames
-        if (
-            not frames
-            or len(frames) == 1
-            and call_id == frames[0].first + (frames[0].count - 1)
-        ):
+        if not frames or (len(frames) == 1 and call_id == frames[0].last()):
             self._idle()
 
     def _note_end(self, _number: int, _frame: object) -> None:
@@ -208,10 +199,11 @@ class Sync:
                 self._calls(frame.first, self._packed(frame), None)
             elif frame.flags & wire.LIMITED:
                 self._timed = True  # the program looks at the limits
-                bodies = frame.limited()[1]
-                self._calls(frame.first, bodies, self.codec.load, frame.flags)
+                self._calls(
+                    frame.first, frame.limited()[1], load_arguments, frame.flags
+                )
             else:
-                self._calls(frame.first, frame.bodies(), self.codec.load, frame.flags)
+                self._calls(frame.first, frame.bodies(), load_arguments, frame.flags)
         elif frame.kind == wire.STREAM:
             if self._busy():
                 self._stream(frame)
@@ -300,7 +292,7 @@ class Sync:
         self,
         first: int,
         calls: "list[Any]",
-        load: "Callable[[Any], Any] | None",
+        load: "Callable[[Codec, Any], Any] | None",
         flags: int = 0,
     ) -> None:
         """Execute the calls of a frame but those that have an answer already.
@@ -308,7 +300,7 @@ class Sync:
         calls: tuples of arguments; bodies of such where there is a *load*.
         """
         words, replies, function = self._words, self.replies, self.function
-        call_id = replies.done() + 1
+        call_id, codec = replies.done() + 1, self.codec
         clock = Clock(call_id)
         for args in islice(calls, call_id - first, None):
             if self._timed:
@@ -316,10 +308,7 @@ class Sync:
             words[BEGUN] = call_id
             try:
                 if load is not None:
-                    try:
-                        args = load(args)
-                    except Exception as error:
-                        raise unloadable(error) from error
+                    args = load(codec, args)
                 if flags & wire.KEYWORDS:
                     value = function(*args[:-1], **args[-1])
                 else:
@@ -353,8 +342,8 @@ class Sync:
         if isinstance(error, SystemExit):
             self._ended = exit_status_of(error)
             return
-        body = error_body(self.codec, error)
-        self.idle_behind(call_id)
+        body = error_body(self.codec, error, self.replies.limit)
+        self._idle_behind(call_id)
         self.replies.answer(call_id, wire.encode(wire.ERROR, body, first=call_id))
 
     def fail_setup(self, text: str) -> None:

@@ -238,6 +238,7 @@ class Template:
         self._lifeline = handles[0] if handles else -1
         if handles:
             self._arm()
+            self._send(wire.encode(wire.STARTED, dumps(os.getpid())))  # as token 0
 
     def _fork(self, token: int) -> "tuple[bool, int | None]":
         """Fork; return (whether this is the child, its pid or None where it failed)."""

@@ -201,8 +201,7 @@ class Role:
             return Sync(channel, self._spec, page)
         from .aio import Async
 
-        gone = partial(hung_up, self._lifeline)
-        return Async(channel, self._spec, page, gone)
+        return Async(channel, self._spec, page, lambda: hung_up(self._lifeline))
 
     def _set_up(self, backend: "Backend", values: "list[object]") -> "dict[str, Any]":
         """Give the backend what it calls; return what else it is served with."""

@@ -36,8 +36,8 @@ MILLISECONDS = 10  # between two looks of a leader at results that are held back
 MOST_READS = 64  # at a stretch; a worker may send events without end
 _LEAD = object()  # in a waiter's queue: try to lead
 _NESTED = (
-    "call() in a signal handler that has interrupted a call of the same worker "
-    "would wait for ever; use submit() or a callback"
+    "call() or a stream in a signal handler that has interrupted a call of the same "
+    "worker would wait for ever; use submit() or a callback"
 )
 
 
@@ -107,7 +107,7 @@ class Channel(Sender):
         self._owner.look_after_calls()
         return self.wait(queue)
 
-    def check_nested(self, verb: str = "call()") -> None:
+    def check_nested(self) -> None:
         """Raise RuntimeError where the thread that leads has been interrupted to call.
 
         It can read nothing before the signal handler returns.
@@ -121,6 +121,8 @@ class Channel(Sender):
 
     def _exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
         """As `exchange`, where answers come in any order."""
+        if self._writing._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(_NESTED)
         self.check_nested()
         self._session.unsent.extend((call, queue))
         self.flush()
@@ -315,7 +317,8 @@ class Channel(Sender):
                 self._lead.clear()
             self._watch.want(READ, wanted=needed)
             self._led = False
-        if self._session.blocked or self._session.must_send():
+        session = self._session
+        if session.blocked or session.must_send() or self._outbox.frames:
             self.flush()
 
     def _resume(self) -> bool:

@@ -95,7 +95,7 @@ class Connection:
 
     def give(self, arguments: Arguments) -> None:
         """Have these make what a call gives the worker; before the first call."""
-        self.session.ones = frozenset()  # all calls shall come here
+        self.session.take_no_more()  # all calls shall come here
         self._arguments, self._waiting = arguments, arguments.waiting
 
     # Calls, in any thread.

@@ -53,7 +53,7 @@ class Flow:
     def wait(self, items: "Items") -> None:
         """Wait until *items* rings.  Raise RuntimeError in the reactor's thread."""
         self._program.check_may_wait("a stream")
-        self._channel.check_nested("a stream")
+        self._channel.check_nested()
         self._channel.wait(items)
 
     def close_those_of(self, *takers: int) -> None:

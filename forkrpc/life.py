@@ -187,7 +187,7 @@ class Life:
 
     def scattered(self) -> "list[tuple[int, bool, Any]]":
         """Return what the page of an async worker holds (see Page.scattered)."""
-        return [] if self._page is None else self._page.scattered()
+        return [] if self._page is None else self._page.scattered(alive=not self.over)
 
     def begun(self) -> int:
         """Return the id of the call that was begun last."""

@@ -55,7 +55,9 @@ class Overlapping(Session):
     @property
     def gather(self) -> int:
         """As of Session; reckoned at each call, for others begin without an answer."""
-        return NEVER if self.blocked else 2 * min(self._ahead() or 1, MOST_CALLS)
+        if self.blocked or not self._gather:
+            return NEVER if self.blocked else 0
+        return 2 * min(self._ahead() or 1, MOST_CALLS)
 
     @gather.setter
     def gather(self, gather: int) -> None:

@@ -3,7 +3,7 @@
 A block of memory, shared by one worker and the parent: writing a word costs 34 ns, and
 all of it can be read while the worker is stuck, and after it was killed.
 
-    words     BEGUN, SINCE, HELD, KIND; TURN, OLDEST; STREAM, FIRST, MADE
+    words     BEGUN, SINCE, HELD, KIND; TURN, BEHIND, OLDEST; STREAM, FIRST, MADE
     slots     one number for each result that is held back
     tags      what each slot holds, where they differ: one of the tags below
     data      bodies of results that are no numbers; of an asynchronous worker, whose
@@ -36,6 +36,7 @@ KIND = 3  # what every slot holds, a tag; 0: each slot has a tag of its own
 WAITING = 1 << 63  # in SINCE: the call waits for its caller; the rest: ns it has run
 # Of asynchronous workers: HELD is how many results are held, KIND is 0, and
 TURN = 4  # changes whenever slots are about to be used anew
+BEHIND = 9  # whether frames wait for the loop's next turn that were made before them
 OLDEST = 5  # id of the call with a limit that has been running longest, since SINCE
 # Of blocking workers, while they make the items of a stream:
 STREAM = 6  # id of the call whose items are in the slots; 0: none
@@ -188,14 +189,15 @@ class Page:
                 found.append((False, None))
         return found
 
-    def scattered(self) -> "list[tuple[int, bool, Any]]":
+    def scattered(self, *, alive: bool) -> "list[tuple[int, bool, Any]]":
         """Return (call id, is a body, value or body) of what an async worker holds.
 
-        Nothing, if it has used its slots anew meanwhile.
+        Nothing, if it has used its slots anew meanwhile, nor where it is *alive* and
+        something still comes from it that stands before them, such as an event.
         """
         turn, count = self.words[TURN], min(self.words[HELD], SLOTS)
         ids, kept = self.ids[:count].tolist(), self.kept(0, count)
-        if self.words[TURN] != turn:
+        if (alive and self.words[BEHIND]) or self.words[TURN] != turn:
             return []
         return [(call_id, *each) for call_id, each in zip(ids, kept, strict=True)]
 

@@ -142,7 +142,7 @@ def test_what_is_held_stands_in_the_page_until_it_leaves(bench):
     bench.answers.result(3, "text")
     bench.answers.result(4, 2.5)
 
-    found = bench.page.scattered()
+    found = bench.page.scattered(alive=True)
     assert [(call_id, is_body) for call_id, is_body, _ in found] == [
         *((7, False), (3, True), (4, True))
     ]
@@ -152,7 +152,20 @@ def test_what_is_held_stands_in_the_page_until_it_leaves(bench):
     bench.answers.leave()
     assert bench.page.words[HELD] == 0
     assert bench.page.words[TURN] != turn
-    assert bench.page.scattered() == []
+    assert bench.page.scattered(alive=True) == []
+
+
+def test_what_an_event_stands_before_is_not_read_from_the_page_of_a_living_worker(
+    bench,
+):
+    bench.answers.event(("before",))
+    bench.answers.result(7, 1)
+
+    assert bench.page.scattered(alive=True) == []
+    assert bench.page.scattered(alive=False) == [(7, False, 1)]
+    bench.answers.leave()
+    bench.answers.result(8, 2)
+    assert bench.page.scattered(alive=True) == [(8, False, 2)]
 
 
 def test_more_than_the_page_has_room_for_is_sent_all_the_same(bench):

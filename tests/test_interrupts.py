@@ -505,3 +505,35 @@ def test_a_call_in_a_handler_that_interrupted_the_sending_is_refused_at_once():
     )
 
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+@pytest.mark.parametrize("wait", ["proxy.call(0)", "list(proxy.stream(0))"])
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_no_wait_in_a_handler_hangs_that_interrupted_a_call(backend, wait):
+    done = run_program(
+        f"""
+        import asyncio, forkrpc, signal, time
+
+        def handler(*_):
+            try:
+                told.append({wait})
+            except RuntimeError as error:
+                told.append(error)
+
+        async def sleeping(seconds):
+            await asyncio.sleep(seconds)
+
+        told = []
+        signal.signal(signal.SIGALRM, handler)
+        function = time.sleep if "{backend}" == "sync" else sleeping
+        with forkrpc.Forker().run(function, backend="{backend}") as proxy:
+            proxy.call(0)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            proxy.call(0.5)
+            assert type(told[0]) is RuntimeError, told
+            assert "in a signal handler" in str(told[0])
+            assert proxy.call(0) is None
+        """,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")

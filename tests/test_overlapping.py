@@ -314,3 +314,14 @@ def test_an_interrupt_anywhere_settles_each_call_once():
         return raised
 
     assert interrupt_everywhere(attempt, overlapping_module) > 50
+
+
+def test_each_call_is_looked_after_when_no_more_are_taken_or_the_socket_is_full():
+    session = session_with(*[print] * 10)
+    session.take_no_more()
+    assert session.gather == 0
+
+    session.blocked = True
+    session.unsent.extend((1, print))
+    assert session.gather > 1 << 60
+    assert not session.must_send()

@@ -431,13 +431,13 @@ def hold(page, *results):
 def test_scattered_results_are_found_with_their_calls(page):
     hold(page, (9, 1), (2, b"body"), (2**63, None), (3, 2.5))
 
-    assert page.scattered() == [
+    assert page.scattered(alive=True) == [
         *((9, False, 1), (2, True, b"body"), (2**63, False, None), (3, False, 2.5))
     ]
 
 
 def test_nothing_is_found_where_nothing_is_held(page):
-    assert page.scattered() == []
+    assert page.scattered(alive=True) == []
 
 
 def test_slots_that_are_used_anew_meanwhile_are_not_believed(page, monkeypatch):
@@ -451,4 +451,4 @@ def test_slots_that_are_used_anew_meanwhile_are_not_believed(page, monkeypatch):
             return memoryview(bytearray(8)).cast("Q")
 
     monkeypatch.setattr(progress.Page, "ids", Changing(), raising=False)
-    assert page.scattered() == []
+    assert page.scattered(alive=True) == []

@@ -18,7 +18,16 @@ from select import POLLOUT, poll
 from .. import atomic, wire
 from ..classes import PROTOCOL
 from ..fds import Outbox
-from ..progress import DATA_BYTES, HELD, IDS_BYTES, LONGEST_BODY, NUMBERS, SLOTS, TURN
+from ..progress import (
+    BEHIND,
+    DATA_BYTES,
+    HELD,
+    IDS_BYTES,
+    LONGEST_BODY,
+    NUMBERS,
+    SLOTS,
+    TURN,
+)
 from .bodies import error_body, result_body
 
 TYPE_CHECKING = False
@@ -155,6 +164,7 @@ class Answers:
         """Add a frame behind all that was made; it may answer a call."""
         with self._lock:
             first = not self._run and not self._frames
+            self._page.words[BEHIND] = 1
             self._frame_run()
             self._frames.append(data)
             self._grow(len(data))
@@ -205,9 +215,11 @@ class Answers:
                 self._unsent += self._bytes
                 self._bytes = 0
             done = self._write()
-            if self._held:
-                self._page.words[TURN] += 1
-                self._page.words[HELD] = self._held = 0
+            words = self._page.words
+            if self._held or words[BEHIND]:
+                words[TURN] += 1
+                words[HELD] = self._held = 0
+                words[BEHIND] = not done
                 self._held_to = IDS_BYTES
             return done
 

@@ -18,16 +18,13 @@ def load_arguments(codec: "Codec", body: "Any") -> "Any":
     try:
         return codec.load(body)
     except Exception as error:
-        raise unloadable(error) from error
-
-
-def unloadable(error: Exception) -> SerialiserError:
-    """Return what a call is told whose arguments cannot be loaded."""
-    kind = type(error).__name__
-    hint = ""
-    if isinstance(error, ImportError):
-        hint = "; the worker does not find it: is its folder on sys.path?"
-    return SerialiserError(f"arguments cannot be loaded: {kind}: {error}{hint}")
+        kind = type(error).__name__
+        hint = ""
+        if isinstance(error, ImportError):
+            hint = "; the worker does not find it: is its folder on sys.path?"
+        raise SerialiserError(
+            f"arguments cannot be loaded: {kind}: {error}{hint}"
+        ) from error
 
 
 def error_body(codec: "Codec", error: BaseException, limit: int = LIMIT) -> bytes:

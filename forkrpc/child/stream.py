@@ -18,8 +18,7 @@ from .. import atomic, wire
 from ..classes import PROTOCOL
 from ..errors import ProtocolError
 from ..functions import name_of
-from ..progress import BEGUN, FIRST, KIND, MADE, NUMBERS, SINCE, STREAM, WAITING
-from .bodies import load_arguments
+from ..progress import FIRST, KIND, MADE, NUMBERS, SINCE, STREAM, WAITING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,39 +81,6 @@ class Producer:
         self._packed = True  # they are values
         self._first = 1  # number of the item in slot 0 of the page
         self._bytes = 0  # of bodies in the page
-
-    def execute(self, frame: wire.Frame, *, timed: bool) -> None:
-        """Execute the call of *frame*.  Raise ProtocolError."""
-        call_id, replies, backend = self._call_id, self._replies, self._backend
-        if call_id <= replies.done():
-            return
-        if call_id > replies.done() + 1:
-            raise ProtocolError(f"{frame!r} after call {replies.done()}")
-        try:
-            if not frame.flags & wire.WITHDRAWN and self.begin():
-                if timed:
-                    self._words[SINCE] = monotonic_ns()
-                self._words[BEGUN] = call_id
-                self.send_all(self._iterator(frame))
-            if backend.copy:
-                os._exit(0)
-            backend.idle_behind(call_id)
-            replies.flush()  # what is left of the items
-            data = wire.encode(wire.RESULT, flags=wire.ENDED, first=call_id)
-            replies.answer(call_id, data)
-        except BaseException as error:  # fails this call only; the worker goes on
-            if not backend.copy:
-                replies.flush()
-            backend.failed(call_id, error)
-        finally:
-            self.end()
-        if self.broken is not None:
-            raise self.broken
-
-    def _iterator(self, frame: wire.Frame) -> "Iterator[Any]":
-        args = list(load_arguments(self._backend.codec, frame.body))
-        keywords = args.pop() if frame.flags & wire.KEYWORDS else {}
-        return self._backend.streamed(*args, **keywords)  # type: ignore[no-any-return]
 
     def begin(self) -> bool:
         """Take over page and replies; return whether anybody wants the items."""

@@ -178,7 +178,7 @@ class Sync:
                     self._ended = 0
         return self._ended is None
 
-    def idle_behind(self, call_id: int) -> None:
+    def _idle_behind(self, call_id: int) -> None:
         """As `_idle`, if that call was the last one that has arrived."""
         frames = self._decoder.frames
         if not frames or (len(frames) == 1 and call_id == frames[0].last()):
@@ -249,7 +249,7 @@ class Sync:
             self._idle()
             self.replies.result_now(call_id, value)
         except BaseException as error:  # fails this call only; the worker goes on
-            self.failed(call_id, error)
+            self._failed(call_id, error)
         chunks.clear()
         return True
 
@@ -280,11 +280,11 @@ class Sync:
                     replies.result(call_id, result)
                     slots, base = replies.slots()
             except BaseException as error:  # fails this call only; the worker goes on
-                self.failed(call_id, error)
+                self._failed(call_id, error)
                 if self._ended is not None:
                     return
             if call_id >= clock.look_at and clock.late(call_id, replies.deadline):
-                self.idle_behind(call_id)
+                self._idle_behind(call_id)
                 replies.flush()
             call_id += 1
 
@@ -317,24 +317,53 @@ class Sync:
                     os._exit(0)
                 replies.result(call_id, value)
             except BaseException as error:  # fails this call only; the worker goes on
-                self.failed(call_id, error)
+                self._failed(call_id, error)
                 if self._ended is not None:
                     return
             if call_id >= clock.look_at and clock.late(call_id, replies.deadline):
-                self.idle_behind(call_id)
+                self._idle_behind(call_id)
                 replies.flush()
             call_id += 1
 
     def _stream(self, frame: wire.Frame) -> None:
         """Execute a call and send what it yields."""
+        call_id, replies = frame.first, self.replies
+        if call_id <= replies.done():
+            return
+        if call_id > replies.done() + 1:
+            raise ProtocolError(f"{frame!r} after call {replies.done()}")
         if frame.flags & wire.LIMITED:
             self._timed = True  # the program looks at the limits
             (frame.body,) = frame.limited()[1]
-        producer = Producer(frame.first, self, self.replies, self._page)
-        producer.execute(frame, timed=self._timed)
+        producer = Producer(call_id, self, replies, self._page)
+        try:
+            if not frame.flags & wire.WITHDRAWN and producer.begin():
+                if self._timed:
+                    self._words[SINCE] = monotonic_ns()
+                self._words[BEGUN] = call_id
+                producer.send_all(self._iterator(frame))
+            if self.copy:
+                os._exit(0)
+            self._idle_behind(call_id)
+            replies.flush()  # what is left of the items
+            data = wire.encode(wire.RESULT, flags=wire.ENDED, first=call_id)
+            replies.answer(call_id, data)
+        except BaseException as error:  # fails this call only; the worker goes on
+            if not self.copy:
+                replies.flush()
+            self._failed(call_id, error)
+        finally:
+            producer.end()
+        if producer.broken is not None:
+            raise producer.broken
 
-    def failed(self, call_id: int, error: BaseException) -> None:
-        """Answer a call with what it has raised, or end if it asks for that."""
+    def _iterator(self, frame: wire.Frame) -> "Iterator[Any]":
+        args, keywords = list(load_arguments(self.codec, frame.body)), {}
+        if frame.flags & wire.KEYWORDS:
+            keywords = args.pop()
+        return self.streamed(*args, **keywords)  # type: ignore[no-any-return]
+
+    def _failed(self, call_id: int, error: BaseException) -> None:
         if self.copy:
             os._exit(1)
         if self.replies.done() >= call_id:

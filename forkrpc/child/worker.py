@@ -9,7 +9,6 @@ import faulthandler
 import os
 import sys
 from _pickle import loads
-from functools import partial
 
 from .. import classes
 from ..functions import name_of, resolve

@@ -526,7 +526,8 @@ def test_no_wait_in_a_handler_hangs_that_interrupted_a_call(backend, wait):
         told = []
         signal.signal(signal.SIGALRM, handler)
         function = time.sleep if "{backend}" == "sync" else sleeping
-        with forkrpc.Forker().run(function, backend="{backend}") as proxy:
+        options = {{"backend": "{backend}", "on_error": lambda error: None}}
+        with forkrpc.Forker().run(function, **options) as proxy:
             proxy.call(0)
             signal.setitimer(signal.ITIMER_REAL, 0.1)
             proxy.call(0.5)

@@ -54,8 +54,9 @@ def settle_library():
 
     with Forker() as template, template.run("os.getpid") as proxy:
         proxy.call()
-        pid = template.pid
+        pid, link = template.pid, template._link
     del template, proxy
+    wait_until(lambda: link.ended, LIMIT, "end of the link to a template")
     wait_until(lambda: process_stat(pid) is None, LIMIT, f"end of template {pid}")
     steady = Steady(200 * MS)
     wait_until(steady, LIMIT, "processes, threads and descriptors at rest")

@@ -554,7 +554,8 @@ def test_callbacks_in_a_loop_leave_it_time_for_others(template):
                 await asyncio.sleep(0)
         return longest
 
-    assert run(main()) <= loops_module.MOST
+    # Twice: another thread may ask for a turn while the loop does.
+    assert run(main()) <= 2 * loops_module.MOST
 
 
 @every_loop

@@ -28,6 +28,15 @@ BY_NAME = 0x93  # opcode STACK_GLOBAL: something is named
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 _lock = _thread.RLock()  # held while groups are made, sent and loaded
+
+
+def _new_lock() -> None:
+    """In a process just forked: a thread that is not in it may hold the old one."""
+    global _lock
+    _lock = _thread.RLock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
 _keys: "dict[type, Key]" = {}
 _classes: "dict[Key, type]" = {}
 _members: "dict[Group, list[type]]" = {}  # groups made here

@@ -622,6 +622,35 @@ def test_a_class_of_the_program_itself_goes_by_value_and_comes_back_as_itself():
     assert (done.stdout, done.stderr) == ("True shape 7 True shape 8\n", "")
 
 
+def test_a_forked_copy_does_not_wait_for_a_thread_that_it_has_not():
+    done = run_program(
+        """
+        import os, threading
+        from forkrpc import classes
+
+        class Ours: pass
+
+        def hold():
+            with classes.lock():
+                held.set()
+                forked.wait()
+
+        held, forked = threading.Event(), threading.Event()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if classes.lock().acquire(blocking=False) else 1)
+        forked.set()
+        thread.join()
+        print(os.waitpid(pid, 0)[1])
+        """
+    )
+
+    assert done.stdout == "0\n"
+
+
 def test_a_forked_copy_gives_its_classes_keys_of_its_own():
     done = run_program(
         """

@@ -153,6 +153,10 @@ def _rlimits(given: "Any") -> "list[tuple[int, tuple[int, int]]]":
     """Return [(resource, (soft, hard))] of a dict {"AS": bytes, "CPU": (s, s)}."""
     if not given:
         return []
+    if not isinstance(given, dict):
+        raise TypeError(
+            f'rlimits must be a dict such as {{"AS": 2**30}}, not {given!r:.100}'
+        )
     import resource
 
     limits = []

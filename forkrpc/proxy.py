@@ -1,7 +1,7 @@
 """Proxy: what the user calls.  A thin handle; dropping it closes the connection."""
 
 from _thread import get_ident
-from signal import SIGKILL
+from signal import SIGKILL, valid_signals
 
 from .astream import AsyncStream
 from .connection import Connection
@@ -144,8 +144,10 @@ class Proxy:
         """Send *signal* to the worker and what it started in its process group.
 
         Calls fail with WorkerDied; neither `on_error` nor `on_destroy` is called, since
-        it was asked for.
+        it was asked for.  Raise ValueError for what is no signal.
         """
+        if signal not in valid_signals():
+            raise ValueError(f"kill: {signal!r:.100} is no signal")
         self._connection.kill(signal)
 
     @property

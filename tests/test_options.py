@@ -102,6 +102,7 @@ BAD = [
     ("affinity", [4096], ValueError, "must be processors of"),
     ("affinity", [-1], ValueError, "must be processors of"),
     ("affinity", 1, TypeError, "processors"),
+    ("rlimits", 5, TypeError, "must be a dict"),
     ("rlimits", {"NO_SUCH": 1}, ValueError, "write 'AS' or 'CPU'"),
     ("rlimits", {1.5: 1}, ValueError, "write 'AS' or 'CPU'"),
 ]

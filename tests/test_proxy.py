@@ -1162,6 +1162,15 @@ def test_the_call_of_a_generator_function_says_what_to_use(template):
                 proxy.call(3)
 
 
+@pytest.mark.parametrize("number", [0, -1, 9999, "TERM", None])
+def test_a_kill_with_what_is_no_signal_is_refused_and_harms_nothing(template, number):
+    with template.run("proxy_work.first") as proxy:
+        with pytest.raises(ValueError, match="is no signal"):
+            proxy.kill(number)
+
+        assert proxy.call(5) == 5
+
+
 # Options.
 
 

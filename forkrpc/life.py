@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SIGN_WAIT = 0.02  # seconds from the first sign of death to ruling without the others
 HAND_OVER_WAIT = 0.001  # seconds to wait for a thread that reads to let go
-READ_WAIT = 0.05  # seconds for threads that read to find the answer of a late call
+READ_WAIT = 0.02  # seconds for threads that read to find the answer of a late call
 END_WAIT = 10.0  # seconds that a process we have killed may take to end
 
 

@@ -9,6 +9,7 @@ exit_grace = 10.0
 
 _HOMES = {
     "Forker": "forker",
+    "Pool": "pool",
     "Process": "process",
     "Proxy": "proxy",
     "event": "child",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .errors import SetupError as SetupError
     from .errors import WorkerDied as WorkerDied
     from .forker import Forker as Forker
+    from .pool import Pool as Pool
     from .process import Process as Process
     from .proxy import Proxy as Proxy
 

@@ -28,10 +28,14 @@ class Awaiter(Limited):
     call_id: set when the call leaves the program's queue; 0 before.
     withdrawn: it was cancelled before that, and will not leave.
     inbox: where (awaiter, outcome) is put in place of `Session.futures`.
+    holder: the worker of a pool that has the call; None: it waits in the queue.
+    stand_in: who is the target in its place, where the call is made once more.
     """
 
     call_id = 0
     withdrawn = False
+    holder: "Any" = None
+    stand_in: "Awaiter | None" = None
     inbox: "deque[Any] | None" = None
 
     def settle(self, outcome: object) -> None:

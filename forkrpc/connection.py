@@ -286,12 +286,9 @@ class Connection:
         """
         seen, _ = self.life.held()
         if seen and seen == self._seen and not self._channel.has_more():
-            self._recover()
+            self.session.look(self.life)
         self._seen = seen
         self.flow.look_at_page()
-
-    def _recover(self) -> None:
-        self.session.look(self.life)
 
     # The end, in the reactor's thread.
 
@@ -299,11 +296,18 @@ class Connection:
         """Settle all that is left: the process has ended."""
         self._take_no_more(f"worker {self.life.pid} has ended")
         self._channel.close()
-        self._recover()
+        self.session.look(self.life)
         self.flow.recover()
         self._pipes.read()
         lost = self._sweep()
         self._channel.loops.close()
+        self._tell_end(lost)
+        self.session.call_soon(last, self.ended)
+        self.program.ends.pop(self, None)
+        self._deliver()
+
+    def _tell_end(self, lost: int) -> None:
+        """Have the user told of the end, by which *lost* calls failed."""
         if self._killed:
             pass
         elif lost or not self._closing:
@@ -312,9 +316,6 @@ class Connection:
             self.session.call_soon(self._callbacks.on_error, error)
         elif self._options["on_destroy"] is not None:
             self.session.call_soon(self._on_destroy, None)
-        self.session.call_soon(last, self.ended)
-        self.program.ends.pop(self, None)
-        self._deliver()
 
     def _sweep(self) -> int:
         """Fail what has no answer; return how many calls."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from .pool import Pool
     from .process import Process
     from .proxy import Proxy
 
@@ -198,6 +199,17 @@ class Forker:
 
         self._check("run")
         return start_worker(self._link, function, run_options(options))
+
+    def pool(self, function: "str | Callable[..., Any]", **options: "Any") -> "Pool":
+        """Return a Pool of workers forked from this template, as it is now.
+
+        function: as for `run`.  Options: those of a pool, and those of `run`; see the
+        manual.  Returns at once.  Raise TypeError or ValueError for a bad option.
+        """
+        from .pool import start_pool
+
+        self._check("pool")
+        return start_pool(self._link, function, options)
 
     def spawn(
         self, function: "str | Callable[..., Any]", *, outlive: bool = False

@@ -32,9 +32,11 @@ class Items(SimpleQueue, Limited):  # type: ignore[type-arg]
     were read from the worker's page, and come once more if the worker lives on.
     taker: the thread that took from it last.
     bell: what waits in a loop, None where a thread waits.
+    holder: the worker of a pool that has the call; None: it waits in the queue.
     """
 
     bell: "Any" = None
+    holder: "Any" = None
 
     def __init__(self) -> None:
         self.call_id = 0

@@ -46,12 +46,12 @@ _CALLBACKS = ("on_error", "on_event", "on_destroy")
 _SIZES = ("buflen", "buflen_req", "buflen_res", "max_frame")
 
 
-def run_options(given: "dict[str, Any]") -> "dict[str, Any]":
+def run_options(given: "dict[str, Any]", verb: str = "run") -> "dict[str, Any]":
     """Return all options, checked.  Raise TypeError or ValueError."""
     for name in given:
         if name not in DEFAULTS:
             close = nearest(name, DEFAULTS)
-            raise TypeError(f"run() has no option {name!r}{close}")
+            raise TypeError(f"{verb}() has no option {name!r}{close}")
     options = {**DEFAULTS, **given}
     _check_backend(options)
     for name in _CALLBACKS:

@@ -6,7 +6,6 @@ a call is in exactly one place, and settles exactly once.
 """
 
 import sys
-from _queue import SimpleQueue
 from collections import deque
 from functools import partial
 
@@ -77,7 +76,9 @@ class Overlapping(Session):
     def head(self) -> int:
         return next(iter(self.pending), 0)
 
-    def _entry(self, first: int, targets: "list[Target]") -> "tuple[Any, Any]":
+    def _entry(
+        self, first: int, targets: "list[Target]", _calls: "list[Any]"
+    ) -> "tuple[Any, Any]":
         return self.pending.update, list(enumerate(targets, first))
 
     def cancelling(self, target: Awaiter) -> "bytes | None":
@@ -156,16 +157,7 @@ class Overlapping(Session):
     def fail_all(self, death: "Death") -> int:
         failed = len(self.pending)
         for call_id, target in list(self.pending.items()):
-            error = death.error_of(call_id)
-            error.call = self.loader.text_of(call_id)
-            self._fail(call_id, target, error)
+            settles, settled = self._failing(call_id, target, death)
+            popped = map(self.pending.pop, (call_id,))
+            atomic.together((*settles, atomic.drop), (*settled, popped))
         return failed + super().fail_all(death)
-
-    def _fail(self, call_id: int, target: "Target", error: Exception) -> None:
-        settles: list[Any] = []
-        settled: list[Any] = []
-        # Those with a callback are told all at once.
-        if isinstance(target, (SimpleQueue, Awaiter)):
-            *_, settles, settled = self._sorted([target], [Failure(error)])
-        popped = map(self.pending.pop, (call_id,))
-        atomic.together((*settles, atomic.drop), (*settled, popped))

@@ -146,8 +146,7 @@ class Proxy:
         Calls fail with WorkerDied; neither `on_error` nor `on_destroy` is called, since
         it was asked for.  Raise ValueError for what is no signal.
         """
-        if signal not in valid_signals():
-            raise ValueError(f"kill: {signal!r:.100} is no signal")
+        check_signal(signal)
         self._connection.kill(signal)
 
     @property
@@ -214,6 +213,12 @@ class Proxy:
             state = "open"
         pid = connection.life.pid
         return f"<Proxy {name}, pid {pid}, {state}, {self.pending} pending>"
+
+
+def check_signal(signal: int) -> None:
+    """Raise ValueError for what is no signal."""
+    if signal not in valid_signals():
+        raise ValueError(f"kill: {signal!r:.100} is no signal")
 
 
 def callback_of(args: "tuple[Any, ...]") -> "Callable[[Any], object]":

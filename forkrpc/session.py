@@ -82,6 +82,7 @@ class Session:
         self.on_error: Callable[[Exception], object]
         self.on_said: Callable[[wire.Frame], object]
         self.read_pipe: Callable[[wire.Frame], object] = lambda _: None
+        self.up = False  # the worker is set up
         self.retired = False
         self.setup_failure: str | None = None
         self._recovered = 0  # id of the last call whose result was read from the page
@@ -172,16 +173,19 @@ class Session:
             targets = staged[1 : 2 * count : 2]
             if self.varied:
                 numbers = numbering(first, targets)
+        calls = staged[: 2 * count : 2]
         if targets[0] is None:  # a definition
-            targets, first = [], first - count
-        enter, entering = self._entry(first, targets)
+            targets, calls, first = [], [], first - count
+        enter, entering = self._entry(first, targets, calls)
         steps: Any = (frames.append, enter, self.last.append, staged.__delitem__)
         given: Any = ((data, ()), entering, first - 1 + count, slice(0, 2 * count))
         if numbers:
             steps, given = (*steps, atomic.drop), (*given, atomic.doing(numbers))
         atomic.together(steps, given)
 
-    def _entry(self, _first: int, targets: "list[Target]") -> "tuple[Any, Any]":
+    def _entry(
+        self, _first: int, targets: "list[Target]", _calls: "list[Any]"
+    ) -> "tuple[Any, Any]":
         """Return what makes calls pending, whose ids begin with *first*."""
         return self.pending.extend, targets
 
@@ -337,7 +341,9 @@ class Session:
             self.setup_failure = bytes(frame.body).decode("utf-8", "replace")
         elif frame.kind == wire.RETIRE:
             self.retired = True
-        elif frame.kind != wire.READY:
+        elif frame.kind == wire.READY:
+            self.up = True
+        else:
             raise ProtocolError(f"{frame!r} from a worker")
 
     def fail_all(self, death: "Death") -> int:
@@ -357,12 +363,7 @@ class Session:
                 if is_withdrawn(target):
                     self.withdrawn.drop_one()
                     continue
-                settles: list[Any] = []
-                settled: list[Any] = []
-                if isinstance(target, (SimpleQueue, Awaiter)):
-                    error = death.error_of(call_id)
-                    error.call = self.loader.text_of(call_id)
-                    *_, settles, settled = self._sorted([target], [Failure(error)])
+                settles, settled = self._failing(call_id, target, death)
                 atomic.together(
                     (*settles, atomic.drop), (*settled, atomic.leftmost(queue, width))
                 )
@@ -370,3 +371,18 @@ class Session:
                     failed += 1
                     call_id += 1
         return failed
+
+    def fail(self, call_id: int, target: "Target", death: "Death") -> None:
+        """Tell one call of the death, which is in no queue any more."""
+        atomic.together(*map(tuple, self._failing(call_id, target, death)))
+
+    def _failing(
+        self, call_id: int, target: "Target", death: "Death"
+    ) -> "tuple[list[Any], list[Any]]":
+        """Return what tells a call of the death, as `_sorted` does."""
+        if not isinstance(target, (SimpleQueue, Awaiter)):
+            return [], []
+        error = death.error_of(call_id)
+        error.call = self.loader.text_of(call_id)
+        *_, settles, settled = self._sorted([target], [Failure(error)])
+        return settles, settled

@@ -33,14 +33,30 @@ if TYPE_CHECKING:
 
     Spec = dict[str, Any]
 
+SESSIONS: "dict[str, type[Session]]" = {"sync": Session, "async": Overlapping}
+
 
 def start_worker(
     link: "Link", function: "str | Callable[..., Any]", options: "dict[str, Any]"
 ) -> Proxy:
     """Return the Proxy of a new worker.  Raise what a bad function or pickle raises."""
+    return Proxy(connect(link, function, options))
+
+
+def connect(
+    link: "Link",
+    function: "str | Callable[..., Any]",
+    options: "dict[str, Any]",
+    sessions: "dict[str, type[Session]]" = SESSIONS,
+    connection: "Callable[..., Connection]" = Connection,
+) -> Connection:
+    """Return the connection to a new worker; as `start_worker`.
+
+    sessions: by backend.  connection: makes it.
+    """
     name = name_of(function)
     asynchronous = options["backend"] == "async"
-    session = (Overlapping if asynchronous else Session)(name, options["max_frame"])
+    session = sessions[options["backend"]](name, options["max_frame"])
     session.use(codec(options["serialiser"], session.define))
     if asynchronous:
         link = link.with_asyncio()
@@ -75,10 +91,20 @@ def start_worker(
         raise SetupError(f"starting {name}: {error}{_advice(error)}") from error
     spec["page"] = page.number
     life = Life(program, page, name)
-    connection = _connection(program, ours, session, life, options)
-    connection.listen(list(pipes.values()))
+    made = _connected(connection, program, ours, session, life, options)
+    made.listen(list(pipes.values()))
     link.ask(wire.RUN, dumps(spec), handles, life)
-    return Proxy(connection)
+    return made
+
+
+def check(
+    link: "Link", function: "str | Callable[..., Any]", options: "dict[str, Any]"
+) -> None:
+    """Raise what `connect` would raise for a bad function or pickle."""
+    name_of(function)
+    codec(options["serialiser"], lambda _: None)
+    with classes.lock():
+        _pack(link, {}, function, options)
 
 
 def start_process(
@@ -106,7 +132,8 @@ def start_process(
     return process
 
 
-def _connection(
+def _connected(
+    connect: "Callable[..., Connection]",
     program: "Program",
     sock: "_socket.socket",
     session: Session,
@@ -116,7 +143,7 @@ def _connection(
     says = options["logs"] or FORWARD in (options["stdout"], options["stderr"])
     cells = Cells(session) if says and in_notebook() else None
     session.on_said = Said(session, cells).show
-    connection = Connection(program, sock, session, life, options)
+    connection = connect(program, sock, session, life, options)
     if cells is not None or options["context"]:
         octets = options["serialiser"] == "bytes"
         arguments = CarryingArguments(session, options["max_frame"])

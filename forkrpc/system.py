@@ -199,6 +199,20 @@ def _titles() -> "Callable[[str], None] | None":
     return _found[0]
 
 
+def private_bytes(pid: int) -> "int | None":
+    """Return the memory that a process shares with nobody; None if it cannot be had.
+
+    A look takes some 0.1 ms for each 10 MB that the process has mapped.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            lines = file.read().split(b"\n")
+    except OSError:  # it has ended, or the system has no such file
+        return None
+    private = [line.split() for line in lines if line.startswith(b"Private_")]
+    return 1024 * sum(int(kilobytes) for _, kilobytes, _ in private)
+
+
 def usable_cpus() -> int:
     """Return the number of processors that this process may use."""
     try:

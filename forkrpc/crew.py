@@ -1,0 +1,322 @@
+"""The workers of a pool: starts and ends them, as `scheduling` decides.
+
+All but `kill`, `close` and the like runs in the reactor's thread.
+"""
+
+import signal
+from _thread import get_ident
+from functools import partial
+from math import inf
+from time import monotonic
+
+from .awaiter import CANCELLED, Awaiter
+from .callbacks import last
+from .death import Death
+from .dispatch import Dispatch
+from .errors import Error
+from .growth import Growth
+from .items import Items
+from .lending import Lending, LendingOverlapping
+from .member import Member
+from .retrying import retrying, tries_of
+from .sizing import takes_worker
+from .starting import connect
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .link import Link
+    from .reactor import Timer
+    from .scheduling import Place, Scheduler
+    from .session import Session
+
+SESSIONS: "dict[str, type[Session]]" = {
+    "sync": Lending,
+    "async": LendingOverlapping,
+}
+
+
+class Crew(Dispatch):
+    """The queue and the workers of one pool.
+
+    link: to a template of its own.  options: those of `run`; own: those of the pool.
+    """
+
+    def __init__(
+        self,
+        link: "Link",
+        function: "str | Callable[..., Any]",
+        options: "dict[str, Any]",
+        scheduler: "Scheduler",
+        *,
+        name: str,
+        own: "dict[str, Any]",
+    ) -> None:
+        room = own["queue_limit"] or inf
+        super().__init__(link.program, name, options, room, scheduler)
+        self._link = link
+        self._function = function
+        self._options = options
+        self.most = own["max"]
+        self._retries = own["retries"]
+        self._tells_worker = takes_worker(options["on_event"])
+        self._growth: Growth | None = None
+        if own["max_growth"] is not None:
+            reactor = self.program.reactor
+            self._growth = Growth(reactor, own["max_growth"], self.hands)
+        self._killed = False
+        self._managing = False  # `_manage` will run
+        self._due = inf  # when it is to run at the latest
+        self._timer: Timer | None = None
+        self.program.ends[self] = None
+        self.program.reactor.start()
+        self.manage_soon()
+
+    # What becomes of workers, in the reactor's thread.
+
+    def leaves(self, member: Member) -> None:
+        with self.lock:
+            self.scheduler.leaves(member.place, monotonic())
+
+    def take_back(self, calls: "list[Any]") -> None:
+        with self.lock:
+            for target in calls[1::2]:
+                if isinstance(target, (Awaiter, Items)):
+                    target.holder = None
+            self.session.unsent.extendleft(reversed(calls))
+
+    def again(self, target: "Any", death: Death, call_id: int) -> "Any":
+        if self._killed or death.setup is not None or death.timed_out == call_id:
+            return None
+        tries = tries_of(target, self._retries)
+        if tries < 1:
+            return None
+        self.session.varied = True
+        return retrying(target, tries - 1)
+
+    def gone(self, member: Member, death: Death, lost: int) -> None:
+        now = monotonic()
+        with self.lock:
+            self.scheduler.ended(member.place, now)
+            self.members.pop(member.place, None)
+        if not member.was_asked(lost):
+            refused = not death.timed_out and self._died(
+                death, now, set_up=member.session.up
+            )
+            if refused or lost or death.timed_out:
+                member.tell_error(death.error_of(death.timed_out))
+            else:
+                warn_of(death)
+        self._manage()
+
+    def _died(self, death: Death, now: float, *, set_up: bool) -> bool:
+        """A worker has died; return whether calls are refused from now on."""
+        hopeless = self.scheduler.trouble.death(now, set_up=set_up)
+        if hopeless:
+            self.refuse(before_all(death))
+        return hopeless
+
+    def refuses(self) -> bool:
+        return self.scheduler.trouble.refuses(monotonic())
+
+    def manage_soon(self) -> None:
+        if not self._managing:
+            self._managing = True
+            self.program.reactor.soon(self._manage)
+
+    def _manage(self) -> None:
+        """Start and end workers, fail what nobody can do, end it all."""
+        self._managing = False
+        now = monotonic()
+        if now >= self._due:
+            self._due = inf
+        with self.lock:
+            self._fail_hopeless()
+            given = self._hand_on()
+            missing = self.scheduler.to_start(self.backlog(), now)
+            stopping = self.scheduler.to_stop(now)
+            if self.closed is not None and not self.backlog():
+                missing, stopping = 0, self.scheduler.takers()
+            starting = [self.scheduler.started(now) for _ in range(missing)]
+            for place in stopping:
+                self.scheduler.dismissed(place)
+        for member in given:
+            member.flush()
+        for place in starting:
+            self._start(place)
+        for place in stopping:
+            self.members[place].close()
+        if self._sleepers:
+            self.wake_sleepers()
+        self.look_again(now)
+        if self.closed is not None and not (self.members or self.backlog()):
+            self._finish()
+        self.deliver()
+
+    def _fail_hopeless(self) -> None:
+        if not self.backlog():
+            return
+        if self._killed:
+            self.fail_queue(Death(self.session.name, None, None, begun=0))
+        elif self.broken is not None and self.refuses():
+            self.fail_queue(self.broken)
+
+    def look_again(self, now: float) -> None:
+        delay = self.scheduler.look_again(now)
+        if delay is not None and now + delay < self._due and not self.ended.is_open():
+            self._due = now + delay
+            self._timer = self.program.reactor.later(delay, self._manage)
+
+    def _start(self, place: "Place") -> None:
+        made = partial(Member, self, place)
+        try:
+            member = connect(self._link, self._function, self._options, SESSIONS, made)
+        except Exception as error:  # such as SetupError: no descriptors are left
+            with self.lock:
+                self.scheduler.ended(place, monotonic())
+            death = Death(self.session.name, None, None, setup=str(error))
+            if not isinstance(error, Error):
+                death.setup = f"{type(error).__name__}: {error}"
+            self._died(death, monotonic(), set_up=False)
+            self.session.call_soon(self._callbacks.on_error, death.error_of(0))
+            return
+        assert isinstance(member, Member)
+        if self._tells_worker:
+            tell, life = self._options["on_event"], member.life
+            member.session.on_event = lambda *args: tell(*args, worker=life.pid)
+        if not member.life.over:  # else the template has ended, and `gone` was called
+            self.members[place] = member
+
+    def tick(self) -> bool:
+        """Do what an interrupt left undone; return whether to look again."""
+        for member in self.hands():
+            self.heard(member)
+            if member.session.unsent:
+                member.flush()
+        self._manage()
+        self._ticking = bool(self.outstanding())
+        if self.loops.homes:
+            self._ticking = self.loops.tick() or self._ticking
+        return self._ticking
+
+    # The end.
+
+    def outstanding(self) -> int:
+        """Return how many calls have no answer."""
+        here = self.session.outstanding()
+        return here + sum(each.session.outstanding() for each in self.hands())
+
+    def stats(self) -> "dict[str, int]":
+        """Return how many workers and calls there are."""
+        with self.lock:
+            places = list(self.scheduler.places)
+        return {
+            "workers": len(places),
+            "starting": sum(1 for each in places if not each.up),
+            "busy": sum(1 for each in places if each.load),
+            "idle": sum(1 for each in places if each.up and not each.load),
+            "queued": self.session.outstanding(),
+            "running": sum(each.load for each in places),
+        }
+
+    def kill_call(self, target: "Any") -> bool:
+        """End the worker that executes the call; return whether it is cancelled."""
+        target = target.stand_in or target
+        member = target.holder
+        if member is None:
+            return False
+        begun = target.call_id and target.call_id <= member.life.begun()
+        target.settle(CANCELLED)
+        if begun and member.session.has(target):
+            member.kill_quietly(signal.SIGKILL)
+        return True
+
+    def close(self) -> None:
+        """Take no more calls; what there is, is finished."""
+        if self.closed is None:
+            self.closed = "the pool was closed"
+        self.session.take_no_more()
+        self.manage_soon()
+
+    def dropped(self) -> None:
+        """The last reference to the pool is gone.  Takes no lock."""
+        if self.closed is None:
+            self.program.reactor.soon(self.close)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End all workers with a signal; calls fail with WorkerDied.  Any thread."""
+        self._killed = True
+        self.closed = self.closed or "the pool was killed"
+        self.session.take_no_more()
+        for member in self.hands():
+            member.kill_quietly(number)
+        self.manage_soon()
+
+    def _finish(self) -> None:
+        """All workers have ended."""
+        if self.program.ends.pop(self, self) is self:
+            return
+        self._link.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._growth is not None:
+            self._growth.stop()
+        self.deliver()
+        if self._options["pool_destroy"] is not None and not self._killed:
+            self.session.call_soon(self._on_destroy, None)
+        self.session.call_soon(last, self.ended)
+        self.deliver()
+        self.loops.close()
+        while self._sleepers:
+            self._sleepers.popleft().put(None)
+
+    def _on_destroy(self, _: object) -> None:
+        self._options["pool_destroy"]()
+
+    def drain(self, timeout: "float | None" = None) -> bool:
+        """Wait until the callbacks of all that was received so far have run."""
+        limit = None if timeout is None else monotonic() + timeout
+        for member in self.hands():
+            left = None if limit is None else max(0.0, limit - monotonic())
+            if not member.drain(left):
+                return False
+        return True
+
+    def close_at_exit(self) -> None:
+        self.close()
+        self.flow.close_those_of(0, get_ident())
+
+    def wait_for_end(self, timeout: float) -> bool:
+        return self.ended.wait(timeout)
+
+    def kill_at_exit(self) -> None:
+        self.kill()
+
+    def abandon(self) -> None:
+        """Make this inert, in a forked copy of the program."""
+        self.session.take_no_more()
+        self.closed = "this process was forked from the one that owns the pool"
+        self.flow.inert = True
+        self.ended.open()
+        self.loops.abandon()
+
+
+def before_all(death: Death) -> Death:
+    """Return what calls are told that no worker has begun."""
+    return Death(
+        death.name,
+        death.pid,
+        death.returncode,
+        begun=0,
+        setup=death.setup,
+        broken=death.broken,
+    )
+
+
+def warn_of(death: Death) -> None:
+    """Log that a worker which had nothing to do has ended by itself."""
+    import logging
+
+    logging.getLogger("forkrpc").warning("%s", death.error_of(0))

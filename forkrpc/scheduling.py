@@ -1,0 +1,293 @@
+"""Which worker gets the next calls, when to start or stop one: decisions only.
+
+The time is told to it, in seconds of one clock; `crew` carries out what it decides.  A
+worker gets calls when it is up, never while it starts: who cannot be set up costs none.
+"""
+
+from math import ceil, inf
+
+BLOCK_WORK = 1e-3  # seconds of work that a worker is given at once
+MOST_BLOCK = 2048  # calls that a worker is given at once
+SHARE = 4  # so many times all workers are given something before the queue is empty
+HOPELESS = 3  # deaths without an answer in between, behind which calls are refused
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds until a worker is tried again
+
+
+class Place:
+    """One worker.  Hashed by identity.
+
+    load: calls that it has and that have no answer.
+    left: calls that it may still be given.
+    up: it is set up.  leaving: it gets no more calls, and ends.
+    since: when it last became idle, was given something while idle, or answered.
+    """
+
+    __slots__ = ("leaving", "left", "load", "number", "since", "up")
+
+    def __init__(self, number: int, left: float, now: float) -> None:
+        self.number = number
+        self.left = left
+        self.load = 0
+        self.up = self.leaving = False
+        self.since = now
+
+    def __repr__(self) -> str:
+        state = "leaving" if self.leaving else "up" if self.up else "starting"
+        return f"<Place {self.number}, {state}, load {self.load}>"
+
+
+class Scheduler:
+    """Decides for the workers of one pool.
+
+    most: workers, but for those that leave and have nothing to do.
+    idle: so many at least have nothing to do, as far as *most* allows.
+    load: calls that a worker has at most; "auto": as many as take BLOCK_WORK.
+    start: seconds that calls wait before one more worker is started.
+    stop: seconds until a worker ends that has nothing to do and is not needed.
+    calls: that a worker is given in its life.
+    spares: workers more than *most*, for calls to come; no more than *most* have calls.
+    exact: *load* is a bound, also where calls take almost no time.
+    cpus: processors that the workers share.
+
+    A blocking worker whose calls take microseconds has more of them: a block of as many
+    as take BLOCK_WORK, but with load=1.
+    """
+
+    def __init__(
+        self,
+        *,
+        most: int,
+        idle: int = 0,
+        load: "int | str" = 2,
+        start: float = 0.1,
+        stop: float = 10.0,
+        calls: float = inf,
+        spares: int = 0,
+        exact: bool = False,
+        cpus: int = 1,
+    ) -> None:
+        self.places: dict[Place, None] = {}
+        self.trouble = Trouble()
+        self._most = most
+        self._idle = max(idle, spares)
+        self._load = 1 if load == "auto" else int(load)
+        self._exact = exact or load == 1
+        self._start = start
+        self._stop = stop
+        self._calls = calls
+        self._spares = spares
+        self._cpus = cpus
+        self._numbers = 0
+        self._pace: float | None = None  # seconds a call takes; slow ones weigh most
+        self._waiting: float | None = None  # since when calls wait for a worker
+        self._vacant: list[float] = []  # when workers ended that shall be replaced
+
+    # What has happened.
+
+    def started(self, now: float) -> Place:
+        """A worker is being started."""
+        self._numbers += 1
+        left = self._calls
+        if left != inf:  # they shall not all be replaced at one time
+            left -= self._numbers * 7919 % (left // 8 + 1)
+        place = Place(self._numbers, left, now)
+        self.places[place] = None
+        if self._vacant:
+            self._vacant.pop()
+        if self._waiting is not None:
+            self._waiting = now
+        return place
+
+    def came_up(self, place: Place, now: float) -> None:
+        if not place.up:
+            place.up, place.since = True, now
+            self.trouble.came_up()
+
+    def given(self, place: Place, count: int, now: float) -> None:
+        """It has *count* calls more."""
+        if not place.load:
+            place.since = now
+        place.load += count
+        place.left -= count
+        if place.left <= 0:
+            place.leaving = True
+
+    def answered(self, place: Place, load: int, now: float) -> None:
+        """It has so many calls now."""
+        busy = sum(1 for each in self.places if each.load)
+        done, place.load = place.load - load, load
+        if done <= 0:
+            return  # more, where an interrupt came between giving and telling
+        pace = (now - place.since) / done * min(1.0, self._cpus / busy)
+        place.since = now
+        if self._pace is not None and pace < self._pace:
+            pace = (pace + self._pace) / 2
+        self._pace = pace
+        self.trouble.clear()
+        if place.leaving and not load:
+            self._vacant.append(now)
+
+    def leaves(self, place: Place, now: float) -> None:
+        """It gets no more calls, and ends when it is done."""
+        if not place.leaving:
+            place.leaving = True
+            if not place.load:
+                self._vacant.append(now)
+
+    def dismissed(self, place: Place) -> None:
+        """It ends, and nobody takes its place."""
+        place.leaving = True
+
+    def ended(self, place: Place, now: float) -> None:
+        """Its process is gone, with the calls that it had."""
+        if place in self.places:
+            del self.places[place]
+            if place.load or not place.leaving:
+                self._vacant.append(now)
+
+    # What to do.
+
+    def block(self, place: Place, backlog: int) -> int:
+        """Return how many of *backlog* calls this worker is to get now."""
+        if not place.up or place.leaving or (self._spares and self._all_busy()):
+            return 0
+        size, load = self._size(backlog), place.load
+        if load >= self._load and 2 * load > size:
+            return 0
+        return int(min(max(0, size - load), place.left, backlog))
+
+    def _all_busy(self) -> bool:
+        return sum(1 for place in self.places if place.load) >= self._most
+
+    def _size(self, backlog: int) -> int:
+        """Return how many calls a worker shall have."""
+        if self._exact or self._pace is None:
+            return self._load
+        quick = min(MOST_BLOCK, int(BLOCK_WORK / max(self._pace, 1e-9)))
+        up = sum(1 for place in self.places if place.up)
+        return max(self._load, min(quick, ceil(backlog / (SHARE * max(up, 1)))))
+
+    def next_block(self, backlog: int) -> "tuple[Place, int] | None":
+        """Return who is to get how many of *backlog* calls next, None for nobody."""
+        found: list[tuple[int, int, Place, int]] = [
+            (place.load, place.number, place, room)
+            for place in self.places
+            if (room := self.block(place, backlog))
+        ]
+        if not found:
+            return None
+        _, _, place, room = min(found)
+        return place, min(room, ceil(backlog / len(found)))
+
+    def least(self) -> int:
+        """Return the load of the worker that has least to do."""
+        return min((place.load for place in self.takers()), default=0)
+
+    def takes(self) -> bool:
+        """Return whether a call would find a worker."""
+        return self.next_block(1) is not None
+
+    def may_grow(self) -> bool:
+        """Return whether there may be more workers."""
+        counted = sum(1 for each in self.places if each.load or not each.leaving)
+        return counted < self._most + self._spares
+
+    def waits(self) -> bool:
+        """Return whether time alone will start a worker."""
+        return self._waiting is not None
+
+    def takers(self) -> "list[Place]":
+        """Return the workers that may get calls."""
+        return [place for place in self.places if place.up and not place.leaving]
+
+    def to_start(self, backlog: int, now: float) -> int:
+        """Return how many workers to start."""
+        counted = [each for each in self.places if each.load or not each.leaving]
+        most = 1 if self.trouble.lasts() else self._most + self._spares
+        if len(counted) >= most or self.trouble.refuses(now):
+            self._waiting = None
+            return 0
+        starting = sum(1 for place in counted if not place.up)
+        waits = backlog > 0 and self.next_block(backlog) is None
+        free = sum(1 for place in counted if not (place.load or place.leaving))
+        needed = max(
+            ceil(backlog / self._load) - starting if waits else 0, self._idle - free
+        )
+        if needed <= 0:
+            self._waiting = None
+            return 0
+        return min(most - len(counted), self._now_of(needed, len(counted), now))
+
+    def _now_of(self, needed: int, counted: int, now: float) -> int:
+        """Return how many of the workers that are needed are to be started now."""
+        self._vacant = [each for each in self._vacant if now - each < self._stop]
+        if not self._start or self._spares:
+            return needed
+        at_once = max(1 if not counted else 0, self._idle - counted, len(self._vacant))
+        if self._waiting is None:
+            self._waiting = now
+        if now >= self._waiting + self._start:
+            at_once = max(at_once, 1)
+        return min(needed, at_once)
+
+    def to_stop(self, now: float) -> "list[Place]":
+        """Return the workers that are not needed any more."""
+        idle = [place for place in self.takers() if not place.load]
+        old = [place for place in idle if now >= place.since + self._stop]
+        old.sort(key=lambda place: (place.since, -place.number))
+        return old[: max(0, len(idle) - self._idle)]
+
+    def look_again(self, now: float) -> "float | None":
+        """Return in how many seconds time alone changes what is to be done."""
+        due: list[float] = []
+        if self._waiting is not None:
+            due.append(self._waiting + self._start)
+        idle = [place.since for place in self.takers() if not place.load]
+        if len(idle) > self._idle and self._stop != inf:
+            due.append(min(idle) + self._stop)
+        if self._idle and self.trouble.refuses(now):
+            due.append(self.trouble.until)
+        return max(0.0, min(due) - now) if due else None
+
+
+class Trouble:
+    """Workers that die or cannot be set up, and answer nothing in between.
+
+    until: when a worker may be tried again.
+    """
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self._deaths = 0
+        self._pause = 0.0
+        self._set_up = True  # the last one that died was
+
+    def clear(self) -> None:
+        """A call has an answer."""
+        self._deaths, self._pause = 0, 0.0
+
+    def came_up(self) -> None:
+        """A worker was set up; which is an end of trouble if others could not be."""
+        if not self._set_up:
+            self.clear()
+
+    def death(self, now: float, *, set_up: bool) -> bool:
+        """A worker has ended; return whether calls are to be refused for a while.
+
+        set_up: whether it was.
+        """
+        self._set_up = set_up
+        self._deaths = self._deaths + 1 if set_up else max(self._deaths + 1, HOPELESS)
+        if self._deaths < HOPELESS:
+            return False
+        self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
+        self.until = now + self._pause
+        return True
+
+    def lasts(self) -> bool:
+        """Return whether no call was answered since calls were refused."""
+        return bool(self._pause)
+
+    def refuses(self, now: float) -> bool:
+        """Return whether calls fail at once."""
+        return bool(self._pause) and now < self.until

@@ -1,0 +1,103 @@
+"""End-to-end: workers of a pool that start, die and end (also: see test_pool)."""
+
+import logging
+import os
+import signal
+
+import pytest
+
+from forkrpc import Forker, SetupError
+from helpers import run_program, wait_until
+
+LIMIT = 20.0  # seconds; much more than it takes
+
+
+def pid(_=None):
+    return os.getpid()
+
+
+@pytest.fixture(scope="module")
+def template():
+    with Forker(name="test_crew") as template:
+        template.ready(LIMIT)
+        yield template
+
+
+def test_the_death_of_an_idle_worker_is_logged(template, caplog):
+    with template.pool(pid, max=1) as pool:
+        os.kill(pool.call(), signal.SIGKILL)
+        wait_until(lambda: not pool.pids, LIMIT)
+        wait_until(lambda: caplog.records, LIMIT)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "was ended by SIGKILL" in record.getMessage()
+
+
+def test_no_descriptors_are_left_for_a_worker():
+    source = """
+    import os, resource, time
+    from forkrpc import Forker, SetupError
+
+    pool = Forker().pool(abs, max=1, idle=0, stop=0, on_error=lambda error: None)
+    assert pool.call(-1) == 1
+    while pool.pids:
+        time.sleep(0.01)
+    used = len(os.listdir("/proc/self/fd")) - 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, 1000))
+    try:
+        pool.submit(-2).result(20)
+    except SetupError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1000))
+    while True:
+        try:
+            print(pool.call(-3))
+            break
+        except SetupError:  # until it is tried again
+            time.sleep(0.01)
+    """
+    printed = run_program(source).stdout
+    assert "RLIMIT_NOFILE" in printed
+    assert printed.endswith("3\n")
+
+
+def test_the_end_of_the_program_finishes_what_there_is():
+    source = """
+    import time
+    from forkrpc import Forker
+
+    def work(number):
+        time.sleep(0.01)
+        return number
+
+    pool = Forker().pool(work, max=2, start=0)
+    for number in range(20):
+        pool(number, print)
+    """
+    printed = run_program(source).stdout.split()
+    assert sorted(map(int, printed)) == list(range(20))
+
+
+def test_the_end_of_the_program_does_not_wait_for_ever():
+    source = """
+    import forkrpc, time
+    from forkrpc import Forker
+
+    forkrpc.exit_grace = 0.2
+    pool = Forker().pool(time.sleep, max=1)
+    future = pool.submit(600)
+    """
+    assert "1 calls were not finished" in run_program(source).stderr
+
+
+def test_a_template_that_has_ended_fails_the_calls(template):
+    errors = []
+    pool = template.fork().pool(pid, max=1, on_error=errors.append)
+    pool.call()
+    os.kill(pool._connection._link.pid(), signal.SIGKILL)
+    os.kill(*pool.pids, signal.SIGKILL)
+    wait_until(lambda: not pool.pids, LIMIT)
+    with pytest.raises(SetupError, match="the template has ended|before this step"):
+        pool.submit().result(LIMIT)
+    pool.close()
+    assert pool.join(LIMIT)

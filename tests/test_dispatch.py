@@ -1,0 +1,87 @@
+"""End-to-end: blocks of calls on their way to workers."""
+
+import contextlib
+from _queue import SimpleQueue
+
+import pytest
+
+from forkrpc import Forker, dispatch, intake, scheduling
+from helpers import MS, wait_until
+from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
+
+LIMIT = 20.0  # seconds; much more than it takes
+
+
+def echo(value):
+    return value
+
+
+@pytest.fixture(scope="module")
+def template():
+    with Forker(name="test_dispatch") as template:
+        template.ready(LIMIT)
+        yield template
+
+
+def test_a_flood_is_answered_once_each(template):
+    results = SimpleQueue()
+    with template.pool(echo, max=3, start=0) as pool:
+        for number in range(20_000):
+            pool(number, results.put)
+        found = [results.get(timeout=LIMIT) for _ in range(20_000)]
+        assert sorted(found) == list(range(20_000))
+        assert results.empty()
+
+
+VERBS = ["call", "submit", "callback"]
+
+
+def maker(pool, verb):
+    """Return a function that makes a call of *pool* and waits for its result."""
+    results = SimpleQueue()
+
+    def make(value):
+        if verb == "call":
+            return pool.call(value)
+        if verb == "submit":
+            return pool.submit(value).result(LIMIT)
+        while not results.empty():  # of a call whose wait was interrupted
+            results.get_nowait()
+        pool(value, results.put)
+        while (found := results.get(timeout=LIMIT)) != value:
+            pass
+        return found
+
+    return make
+
+
+@pytest.mark.parametrize("module", [intake, scheduling])
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_interrupt_anywhere_loses_no_call(template, module, verb):
+    def attempt(interrupt):
+        with contextlib.suppress(Interrupt), interrupt as raised:
+            make(1)
+        assert make(2) == 2
+        assert pool.submit(3).result(LIMIT) == 3
+        wait_until(lambda: pool.pending == 0, LIMIT)
+        return raised
+
+    with template.pool(echo, max=1, load=1) as pool:
+        make = maker(pool, verb)
+        make(0)
+        interrupt_everywhere(attempt, module)
+        assert len(pool.pids) == 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_interrupts_by_a_signal_lose_no_call(template, verb):
+    """Real ones: `with` is not torn, as it is where each bytecode may raise."""
+    with template.pool(echo, max=2, start=0) as pool:
+        make = maker(pool, verb)
+        with storm_of_interrupts(dispatch, MS / 5) as raised:
+            for number in range(1, 2000):
+                with contextlib.suppress(Interrupt):
+                    assert make(number) == number
+        assert make(0) == 0
+        wait_until(lambda: pool.pending == 0, LIMIT)
+        assert raised

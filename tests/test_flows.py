@@ -1,0 +1,66 @@
+"""End-to-end: streams of a pool, on whichever worker they are (also: see test_pool)."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from forkrpc import Forker, WorkerDied
+from helpers import wait_until
+
+LIMIT = 20.0  # seconds; much more than it takes
+
+
+def numbers(most):
+    yield os.getpid()
+    yield from range(most)
+
+
+@pytest.fixture(scope="module")
+def template():
+    with Forker(name="test_flows") as template:
+        template.ready(LIMIT)
+        yield template
+
+
+def test_several_streams_come_from_several_workers(template):
+    with template.pool(numbers, max=3, load=1, start=0) as pool:
+        streams = [pool.stream(1000) for _ in range(3)]
+        pids = {next(each) for each in streams}
+        assert len(pids) == 3
+        for stream in streams:
+            assert list(stream) == list(range(1000))
+
+
+def test_a_death_ends_the_streams_of_that_worker_only(template):
+    quiet = {"on_error": lambda _: None}
+    with template.pool(numbers, max=2, load=1, start=0, **quiet) as pool:
+        lost, kept = pool.stream(10**9), pool.stream(1000)
+        os.kill(next(lost), signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            list(lost)
+        next(kept)
+        assert list(kept) == list(range(1000))
+
+
+def test_leaving_the_pool_closes_streams_that_nobody_takes(template):
+    with template.pool(numbers, max=1, load=1) as pool:
+        open_one, queued = pool.stream(10**9), pool.stream(10**9)
+        next(open_one)
+        assert pool.stats()["queued"] == 1
+        queued.close()
+    assert pool.returncode == 0
+
+
+def test_a_thread_that_waits_for_a_queued_stream_is_woken(template):
+    with template.pool(numbers, max=1, load=1) as pool:
+        first = pool.stream(10**9)
+        next(first)
+        found = []
+        thread = threading.Thread(target=lambda: found.extend(pool.stream(3)))
+        thread.start()
+        wait_until(lambda: pool.stats()["queued"] == 1, LIMIT)
+        first.close()
+        thread.join(LIMIT)
+        assert found[1:] == [0, 1, 2]

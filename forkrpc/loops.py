@@ -126,8 +126,9 @@ class Home:
             if not self._fds:
                 self._channel.duplicate_into(self._fds)
             self.loop.add_reader(self._fds[0], self._readable)
-        except (NotImplementedError, OSError):
-            self._can_watch = False  # the reactor reads, and tells it
+        except (NotImplementedError, OSError, ValueError):
+            # The reactor reads, and tells it.  ValueError: the worker has ended.
+            self._can_watch = False
             self._channel.end_duty(self)
         else:
             self._watching = True

@@ -58,7 +58,9 @@ def test_an_example_prints_the_lines_in_its_text(name, tmp_path):
     done = run(name, cwd=tmp_path)
 
     (expected,) = promised(name)
-    assert done.stderr == b""
+    # asyncio, asked for warnings, tells of a busy machine.
+    slow = re.compile(rb"Executing <.*> took \d\.\d+ seconds\n")
+    assert slow.sub(b"", done.stderr) == b""
     assert lines_of(done.stdout.decode()) == lines_of(expected)
     assert done.returncode == 0
 

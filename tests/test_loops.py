@@ -320,6 +320,20 @@ def test_a_death_fails_the_calls_at_once(template, make):
     assert len(errors) == 1
 
 
+def test_a_worker_may_end_between_a_call_and_the_wait_for_it(template):
+    async def main(proxy):
+        connection = proxy._connection
+        home = connection.home("acall()")
+        call = loops_module.LoopCall(home, connection)
+        connection.submit_for(("die",), {}, call)
+        assert await asyncio.to_thread(proxy.join, LIMIT)
+        home.began(call)
+        return await call.outcome()
+
+    with template.run("apply", on_error=lambda error: None) as proxy:
+        assert isinstance(run(main(proxy)).error, WorkerDied)
+
+
 def test_a_dead_worker_is_told_at_once(template):
     with template.run("apply", on_error=lambda error: None) as proxy:
         with pytest.raises(WorkerDied):

@@ -142,10 +142,12 @@ def test_asynchronous_workers():
 
 
 def test_calls_run_side_by_side(template):
-    with template.pool(sleep, max=4, load=1, start=0) as pool:
-        futures = [pool.submit(0.2) for _ in range(4)]
-        pids = {each.result(LIMIT) for each in futures}
-    assert len(pids) == 4
+    with template.pool(pause, max=4, load=1, start=0) as pool:
+        for _ in range(4):
+            pool(0, None)
+        wait_until(lambda: pool.stats()["busy"] == 4, LIMIT)
+        assert len(set(pool.pids)) == 4
+        pool.kill()
 
 
 def test_the_first_call_starts_one_worker_and_waiting_ones_start_more(template):

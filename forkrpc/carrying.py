@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .cells import Cells
+    from .cells import Cells, NewestCell
     from .context import Variable
     from .entries import Streamed
 
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 class CarryingArguments(Arguments):
     """Carries *variables* and *cells* with each call; either may be missing."""
 
-    _cells: "Cells | None" = None
+    cells: "Cells | NewestCell | None" = None
     _variables: "dict[str, Variable] | None" = None
     _octets = False
 
     def carry(
-        self, variables: "dict[str, Variable]", cells: "Cells | None", *, octets: bool
+        self,
+        variables: "dict[str, Variable]",
+        cells: "Cells | NewestCell | None",
+        *,
+        octets: bool,
     ) -> None:
         """octets: the serialiser takes byte strings only."""
         self._variables = variables
-        self._cells = cells
+        self.cells = cells
         self._octets = octets
 
     def waiting(self, args: "Any", kwargs: "Any") -> object:
@@ -45,8 +49,8 @@ class CarryingArguments(Arguments):
     def _with_values(
         self, serialised: "Callable[..., Any]", args: "Any", *others: "Any"
     ) -> "Any":
-        if self._cells is not None:
-            self._cells.note_call()
+        if self.cells is not None:
+            self.cells.note_call()
         if not self._variables:
             return serialised(args, *others)
         values = context.values(self._variables, octets=self._octets)

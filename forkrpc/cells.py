@@ -30,9 +30,14 @@ class Cells:
         """Note the present cell; before a call is queued, or the worker is started."""
         header = getattr(sys.stdout, "parent_header", None)
         if header is not self._header:
+            self.note(header, copy_context())
+
+    def note(self, header: object, context: Context) -> None:
+        """Note the cell of the calls to come, unless they are of the same one."""
+        if header is not self._header:
             session = self._session
             queued = session.outstanding() - len(session.pending)
-            self._marks.append((session.sent + queued + 1, copy_context()))
+            self._marks.append((session.sent + queued + 1, context))
             self._header = header
 
     def context_of(self, call_id: int) -> "Context | None":
@@ -47,3 +52,26 @@ class Cells:
                 break
             found = context
         return None if found is None else found.copy()
+
+
+class NewestCell:
+    """The cell from which a pool was called last.
+
+    A worker learns of it when it gets calls.  Those of an earlier cell that still
+    waited then count as this one's.
+    """
+
+    def __init__(self) -> None:
+        self._header: object = self
+        self._context: Context | None = None
+
+    def note_call(self) -> None:
+        """Note the present cell; before a call is queued, or the pool is made."""
+        header = getattr(sys.stdout, "parent_header", None)
+        if header is not self._header:
+            self._header, self._context = header, copy_context()
+
+    def tell(self, cells: Cells) -> None:
+        """Note the cell for the calls that a worker is about to get."""
+        if self._context is not None:
+            cells.note(self._header, self._context)

@@ -152,7 +152,9 @@ class Dispatch(Intake):
         return len(kept) // 2
 
     def introduce(self, member: "Member") -> None:
-        """Tell a worker of the classes that calls may need."""
+        """Tell a worker what calls may need: classes; and from which cell they are."""
+        if self.cell is not None and member.cells is not None:
+            self.cell.tell(member.cells)
         while member.told < len(self.definitions):
             definition = Definition(self.definitions[member.told])
             member.session.unsent.extend((definition, None))

@@ -13,6 +13,7 @@ from .arguments import Arguments
 from .awaiter import Awaiter
 from .callbacks import Callbacks
 from .carrying import CarryingArguments
+from .cells import NewestCell, in_notebook
 from .errors import ClosedError
 from .flows import Flows
 from .gate import Gate
@@ -65,8 +66,13 @@ class Intake:
         self._waiting = self._arguments.waiting
         self._callbacks = Callbacks(session, program.reactor, options)
         session.on_error = self._callbacks.on_error
-        if type(self._arguments) is not Arguments:
+        self.cell: NewestCell | None = None
+        if isinstance(self._arguments, CarryingArguments):
+            cell = self._arguments.cells
+            self.cell = cell if isinstance(cell, NewestCell) else None
             self._ones = session.ones = frozenset()  # each call carries more
+        if self.cell is not None:
+            self.cell.note_call()
 
     # What a subclass does.
 
@@ -292,9 +298,10 @@ class _LoopBell:
 
 
 def _arguments(session: Session, options: "dict[str, Any]") -> Arguments:
-    if not options["context"]:
+    cell = NewestCell() if in_notebook() else None
+    if cell is None and not options["context"]:
         return Arguments(session, options["max_frame"])
     arguments = CarryingArguments(session, options["max_frame"])
     octets = options["serialiser"] == "bytes"
-    arguments.carry(options["context"], None, octets=octets)
+    arguments.carry(options["context"], cell, octets=octets)
     return arguments

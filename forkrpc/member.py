@@ -1,11 +1,14 @@
 """One worker of a pool: a connection whose calls come from the pool's queue."""
 
+from .carrying import CarryingArguments
 from .connection import Connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
+    from .arguments import Arguments
+    from .cells import Cells
     from .death import Death
     from .lending import Lending, LendingOverlapping
     from .scheduling import Place
@@ -34,9 +37,15 @@ class Member(Connection):
         self.place = place
         self._crew = crew
         self.told = 0  # definitions of classes that it was sent
+        self.cells: Cells | None = None  # in a notebook
         super().__init__(*args)
         self.session.take_back = crew.take_back
         self.session.again = crew.again
+
+    def give(self, arguments: "Arguments") -> None:
+        """Its calls come from the crew, with all that they carry."""
+        if isinstance(arguments, CarryingArguments):
+            self.cells = arguments.cells  # type: ignore[assignment]
 
     def has_limits(self) -> None:
         """Some of its calls have a limit of their own."""

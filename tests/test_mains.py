@@ -4,6 +4,7 @@ Each scenario is typed into a program without any guard.  Its chunks are separat
 empty lines, so that it can be typed at a prompt, and into the cells of a notebook.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -633,8 +634,9 @@ NOTEBOOK = '''
 
 
 def need_jupyter():
-    pytest.importorskip("jupyter_client", reason="jupyter_client is not installed")
-    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+    for module in ("jupyter_client", "ipykernel"):
+        if importlib.util.find_spec(module) is None:  # imported, it looks like a kernel
+            pytest.skip(f"{module} is not installed")
 
 
 def run_notebook(program, *args):
@@ -792,3 +794,38 @@ def test_what_a_worker_says_appears_in_the_cell_that_made_the_call(tmp_path):
     assert any(line.endswith("UserWarning: warning of first") for line in lines[0])
     assert lines[3] == ["fourth"]
     assert lines[4] == ["last"]
+
+
+def test_what_workers_of_a_pool_say_appears_in_the_cell_that_made_the_call():
+    need_jupyter()
+
+    printed = run_notebook(
+        """
+        cells = [
+            "import logging\\n"
+            "from forkrpc import Forker\\n"
+            "logging.basicConfig(format='%(message)s')\\n"
+            "def say(cell):\\n"
+            "    print('print of', cell, flush=True)\\n"
+            "    logging.warning('record of %s', cell)\\n"
+            "pool = Forker().pool(say, max=1, stdout='forward')\\n"
+            "pool.call('first')\\n"
+            "pool.drain();",
+            "pool.submit('second').result()\\npool.drain();",
+            "pool.close()\\npool.join();",
+        ]
+        printed = []
+        try:
+            for cell in cells:
+                printed.append(sorted(execute(cell)))
+        finally:
+            shut_down()
+        print(json.dumps(printed))
+        """
+    )
+
+    assert printed == [
+        ["print of first", "record of first"],
+        ["print of second", "record of second"],
+        [],
+    ]

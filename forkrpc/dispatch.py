@@ -102,8 +102,8 @@ class Dispatch(Intake):
         session, scheduler = self.session, self.scheduler
         if self.broken is not None and not session.ones:
             session.gather = 0
-        elif scheduler.takes():
-            session.gather = 2 * max(1, scheduler.least())
+        elif (gather := scheduler.gather()) is not None:
+            session.gather = 2 * gather
         elif scheduler.may_grow():
             session.gather = 2 * len(session.unsent) + 2
         else:
@@ -117,7 +117,7 @@ class Dispatch(Intake):
             count = self._give_varied(member, count)
         else:
             session.unsent.extend(atomic.leftmost(self.session.unsent, 2 * count))
-        self.scheduler.given(place, count, monotonic())
+        self.scheduler.given(place, count)
         if place.leaving:
             self.program.reactor.soon(member.close)
 
@@ -172,7 +172,7 @@ class Dispatch(Intake):
                 return None
             member = self.members[found[0]]
             self.introduce(member)
-            self.scheduler.given(member.place, 1, monotonic())
+            self.scheduler.given(member.place, 1)
             self._look_for_workers()
         if self.session.varied:
             member.session.varied = True
@@ -192,7 +192,8 @@ class Dispatch(Intake):
             now = monotonic()
             if session.up:
                 self.scheduler.came_up(place, now)
-            self.scheduler.answered(place, session.outstanding(), now)
+            load, spent = session.outstanding(), member.life.spent()
+            self.scheduler.answered(place, load, spent, now)
             backlog = self.backlog()
             count = self.scheduler.block(place, backlog) if backlog else 0
             if count:

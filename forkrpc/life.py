@@ -13,7 +13,7 @@ from time import monotonic_ns
 
 from .death import Death
 from .gate import Gate
-from .progress import BEGUN, FIRST, HELD, MADE, SINCE, STREAM, WAITING
+from .progress import BEGUN, FIRST, HELD, MADE, SINCE, SPENT, STREAM, WAITING
 from .reactor import READ
 from .system import exit_status, kill_group
 
@@ -192,6 +192,10 @@ class Life:
     def begun(self) -> int:
         """Return the id of the call that was begun last."""
         return 0 if self._page is None else self._page.words[BEGUN]
+
+    def spent(self) -> float:
+        """Return the seconds for which a worker of a pool has executed calls."""
+        return 0.0 if self._page is None else self._page.words[SPENT] / 1e9
 
     def death(self, setup_failure: "str | None") -> Death:
         """Return what calls are told.  setup_failure: what the worker said of it."""

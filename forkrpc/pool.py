@@ -8,7 +8,6 @@ from .proxy import Proxy, check_signal
 from .scheduling import Scheduler
 from .sizing import pool_options, scheduling_of
 from .starting import check
-from .system import usable_cpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,8 +100,9 @@ def start_pool(
     check(link, function, options)
     asynchronous = options["backend"] == "async"
     sizes = scheduling_of(own, asynchronous=asynchronous)
-    scheduler = Scheduler(**sizes, cpus=usable_cpus())
+    scheduler = Scheduler(**sizes)
     origin = link.with_asyncio() if asynchronous else link
+    options["paced"] = not scheduler.exact
     options["pool_destroy"], options["on_destroy"] = options["on_destroy"], None
     crew = Crew(
         origin.fork(None),

@@ -7,6 +7,8 @@ worker gets calls when it is up, never while it starts: who cannot be set up cos
 from math import ceil, inf
 
 BLOCK_WORK = 1e-3  # seconds of work that a worker is given at once
+LEAST_WORK = 1e-4  # not worth to be shared among workers
+WAKE = 5e-5  # seconds that an idle worker takes to begin
 MOST_BLOCK = 2048  # calls that a worker is given at once
 SHARE = 4  # so many times all workers are given something before the queue is empty
 HOPELESS = 3  # deaths without an answer in between, behind which calls are refused
@@ -19,15 +21,18 @@ class Place:
     load: calls that it has and that have no answer.
     left: calls that it may still be given.
     up: it is set up.  leaving: it gets no more calls, and ends.
-    since: when it last became idle, was given something while idle, or answered.
+    since: when it last became idle.
+    spent: seconds for which it had executed calls, when that was last looked at.
+    done: calls that it has answered since.
     """
 
-    __slots__ = ("leaving", "left", "load", "number", "since", "up")
+    __slots__ = ("done", "leaving", "left", "load", "number", "since", "spent", "up")
 
     def __init__(self, number: int, left: float, now: float) -> None:
         self.number = number
         self.left = left
-        self.load = 0
+        self.load = self.done = 0
+        self.spent = 0.0
         self.up = self.leaving = False
         self.since = now
 
@@ -47,10 +52,10 @@ class Scheduler:
     calls: that a worker is given in its life.
     spares: workers more than *most*, for calls to come; no more than *most* have calls.
     exact: *load* is a bound, also where calls take almost no time.
-    cpus: processors that the workers share.
 
-    A blocking worker whose calls take microseconds has more of them: a block of as many
-    as take BLOCK_WORK, but with load=1.
+    A blocking worker whose calls take microseconds has more of them, but with load=1: a
+    block of as many as take BLOCK_WORK.  One that is about to be done may get a call
+    rather than another one, which would have to be woken.
     """
 
     def __init__(
@@ -64,19 +69,17 @@ class Scheduler:
         calls: float = inf,
         spares: int = 0,
         exact: bool = False,
-        cpus: int = 1,
     ) -> None:
         self.places: dict[Place, None] = {}
         self.trouble = Trouble()
         self._most = most
         self._idle = max(idle, spares)
         self._load = 1 if load == "auto" else int(load)
-        self._exact = exact or load == 1
+        self.exact = exact or load == 1
         self._start = start
         self._stop = stop
         self._calls = calls
         self._spares = spares
-        self._cpus = cpus
         self._numbers = 0
         self._pace: float | None = None  # seconds a call takes; slow ones weigh most
         self._waiting: float | None = None  # since when calls wait for a worker
@@ -103,26 +106,27 @@ class Scheduler:
             place.up, place.since = True, now
             self.trouble.came_up()
 
-    def given(self, place: Place, count: int, now: float) -> None:
+    def given(self, place: Place, count: int) -> None:
         """It has *count* calls more."""
-        if not place.load:
-            place.since = now
         place.load += count
         place.left -= count
         if place.left <= 0:
             place.leaving = True
 
-    def answered(self, place: Place, load: int, now: float) -> None:
-        """It has so many calls now."""
-        busy = sum(1 for each in self.places if each.load)
+    def answered(self, place: Place, load: int, spent: float, now: float) -> None:
+        """It has so many calls now, and has executed calls for so long."""
         done, place.load = place.load - load, load
         if done <= 0:
             return  # more, where an interrupt came between giving and telling
-        pace = (now - place.since) / done * min(1.0, self._cpus / busy)
-        place.since = now
-        if self._pace is not None and pace < self._pace:
-            pace = (pace + self._pace) / 2
-        self._pace = pace
+        place.done += done
+        if spent > place.spent:
+            pace = (spent - place.spent) / place.done
+            place.spent, place.done = spent, 0
+            if self._pace is not None and pace < self._pace:
+                pace = (3 * pace + self._pace) / 4
+            self._pace = pace
+        if not load:
+            place.since = now
         self.trouble.clear()
         if place.leaving and not load:
             self._vacant.append(now)
@@ -149,10 +153,14 @@ class Scheduler:
 
     def block(self, place: Place, backlog: int) -> int:
         """Return how many of *backlog* calls this worker is to get now."""
-        if not place.up or place.leaving or (self._spares and self._all_busy()):
+        if self._spares and self._all_busy():
             return 0
-        size, load = self._size(backlog), place.load
-        if load >= self._load and 2 * load > size:
+        return self._room(place, backlog, self._size(backlog))
+
+    def _room(self, place: Place, backlog: int, size: int) -> int:
+        """Return the same, where each worker shall have *size* calls."""
+        load = place.load
+        if not place.up or place.leaving or (load >= self._load and 2 * load > size):
             return 0
         return int(min(max(0, size - load), place.left, backlog))
 
@@ -161,31 +169,51 @@ class Scheduler:
 
     def _size(self, backlog: int) -> int:
         """Return how many calls a worker shall have."""
-        if self._exact or self._pace is None:
+        if self.exact or self._pace is None:
             return self._load
-        quick = min(MOST_BLOCK, int(BLOCK_WORK / max(self._pace, 1e-9)))
-        up = sum(1 for place in self.places if place.up)
-        return max(self._load, min(quick, ceil(backlog / (SHARE * max(up, 1)))))
+        second = 1 / max(self._pace, 1e-9)  # calls that take one
+        share = max(
+            int(LEAST_WORK * second), ceil(backlog / (SHARE * max(1, len(self.places))))
+        )
+        return max(self._load, min(share, int(BLOCK_WORK * second), MOST_BLOCK))
 
     def next_block(self, backlog: int) -> "tuple[Place, int] | None":
         """Return who is to get how many of *backlog* calls next, None for nobody."""
-        found: list[tuple[int, int, Place, int]] = [
-            (place.load, place.number, place, room)
+        if self._spares and self._all_busy():
+            return None
+        size = self._size(backlog)
+        found: list[tuple[float, int, Place, int]] = [
+            (self._wait(place), place.number, place, room)
             for place in self.places
-            if (room := self.block(place, backlog))
+            if (room := self._room(place, backlog, size))
         ]
         if not found:
             return None
         _, _, place, room = min(found)
-        return place, min(room, ceil(backlog / len(found)))
+        fair = ceil(backlog / len(found))
+        if self._pace is not None:
+            fair = max(fair, int(LEAST_WORK / max(self._pace, 1e-9)))
+        return place, min(room, fair)
 
-    def least(self) -> int:
-        """Return the load of the worker that has least to do."""
-        return min((place.load for place in self.takers()), default=0)
+    def gather(self) -> "int | None":
+        """Return how many calls may gather before a block is asked for.
 
-    def takes(self) -> bool:
-        """Return whether a call would find a worker."""
-        return self.next_block(1) is not None
+        As many as the next worker has: frames grow, and it never runs dry.  Where its
+        calls are quick it answers soon, and is given more then.  None: nobody has room.
+        """
+        found = self.next_block(1)
+        if found is None:
+            return None
+        load = found[0].load
+        if load and self._pace is not None and self._pace < WAKE:
+            return max(load, int(LEAST_WORK / max(self._pace, 1e-9)))
+        return max(1, load)
+
+    def _wait(self, place: Place) -> float:
+        """Return in how many seconds it would begin one more call."""
+        if not place.load:
+            return WAKE
+        return place.load * (1.0 if self._pace is None else self._pace)
 
     def may_grow(self) -> bool:
         """Return whether there may be more workers."""

@@ -160,6 +160,7 @@ def _worker_spec(name: str, options: "dict[str, Any]", *, trusted: bool) -> "Spe
     for key in ("limit", "timeout"):
         spec[key] = options[key]
     spec["timed"] = options["timeout"] is not None
+    spec["paced"] = options["paced"]
     spec["buflen"] = options["buflen_req"] or options["buflen"]
     spec["context"] = list(options["context"])
     spec.update(spec_of(options, trusted=trusted))

@@ -39,7 +39,7 @@ def test_the_first_call_starts_a_worker_at_once():
 
 def test_no_second_one_before_calls_have_waited():
     made, (place,) = with_workers(1)
-    made.given(place, 2, 0.0)
+    made.given(place, 2)
 
     assert made.to_start(1, 0.0) == 0
     assert made.look_again(0.0) == pytest.approx(0.1)
@@ -52,7 +52,7 @@ def test_no_second_one_before_calls_have_waited():
 
 def test_a_wait_that_has_ended_does_not_count():
     made, (place,) = with_workers(1)
-    made.given(place, 2, 0.0)
+    made.given(place, 2)
     made.to_start(1, 0.0)
     made.to_start(0, 0.05)
 
@@ -74,17 +74,17 @@ def test_idle_workers_are_started_before_any_call():
 
 def test_the_least_loaded_gets_the_next_call():
     made, (first, second) = with_workers(2)
-    made.given(first, 1, 0.0)
+    made.given(first, 1)
 
     assert made.next_block(1) == (second, 1)
-    made.given(second, 1, 0.0)
+    made.given(second, 1)
     assert made.next_block(1) == (first, 1)
 
 
 def test_nobody_gets_more_than_its_load():
     made, places = with_workers(2)
     for place in places:
-        made.given(place, 2, 0.0)
+        made.given(place, 2)
 
     assert made.next_block(10) is None
 
@@ -93,14 +93,14 @@ def test_two_calls_go_to_two_workers():
     made, (first, second) = with_workers(2)
 
     assert made.next_block(2) == (first, 1)
-    made.given(first, 1, 0.0)
+    made.given(first, 1)
     assert made.next_block(1) == (second, 1)
 
 
 def quick(made, place, calls=1000, seconds=1e-3):
     """Have *place* answer calls that take almost no time."""
-    made.given(place, calls, 0.0)
-    made.answered(place, 0, seconds)
+    made.given(place, calls)
+    made.answered(place, 0, seconds, seconds)
 
 
 def test_quick_calls_go_in_blocks():
@@ -117,8 +117,8 @@ def test_quick_calls_go_in_blocks():
 def test_a_slow_call_ends_the_blocks():
     made, (first, second) = with_workers(2)
     quick(made, first)
-    made.given(second, 2, 0.0)
-    made.answered(second, 1, 1.0)
+    made.given(second, 2)
+    made.answered(second, 1, 1.0, 1.0)
 
     assert made.next_block(1600) == (first, 2)
 
@@ -126,11 +126,45 @@ def test_a_slow_call_ends_the_blocks():
 def test_a_block_is_refilled_when_half_of_it_is_done():
     made, (place,) = with_workers(1)
     quick(made, place)
-    made.given(place, 900, 0.0)
+    made.given(place, 900)
 
     assert made.block(place, 4000) == 0
-    made.answered(place, 400, 5e-4)
+    made.answered(place, 400, 5e-4, 5e-4)
     assert 500 < made.block(place, 4000) <= 600
+
+
+def test_a_quick_call_goes_behind_others_before_a_worker_is_woken():
+    made, (first, second) = with_workers(2)
+    quick(made, first)  # calls of 1 us
+    made.given(first, 10)
+
+    assert made.next_block(1) == (first, 1)
+    made.given(first, 60)
+    assert made.next_block(1) == (second, 1)
+
+
+def test_calls_gather_as_the_next_worker_has_them():
+    made, (place,) = with_workers(1)
+    assert made.gather() == 1
+    made.given(place, 1)
+    assert made.gather() == 1
+    made.given(place, 1)
+    assert made.gather() is None
+
+
+def test_quick_calls_gather_while_a_worker_is_at_work():
+    made, (place,) = with_workers(1)
+    quick(made, place)
+    assert made.gather() == 1
+    made.given(place, 1)
+    assert 90 <= made.gather() <= 110  # 100 us of them
+
+
+def test_brief_work_is_not_shared_out():
+    made, (first, _) = with_workers(2)
+    quick(made, first)
+
+    assert made.next_block(60) == (first, 60)
 
 
 @pytest.mark.parametrize("options", [{"load": 1}, {"exact": True}])
@@ -150,14 +184,14 @@ def test_a_worker_that_starts_gets_nothing():
 
 def test_a_worker_gets_so_many_calls_in_its_life():
     made, (place,) = with_workers(1, calls=3)
-    made.given(place, 2, 0.0)
-    made.answered(place, 0, 1.0)
+    made.given(place, 2)
+    made.answered(place, 0, 1.0, 1.0)
 
     assert made.block(place, 5) == 1
-    made.given(place, 1, 1.0)
+    made.given(place, 1)
     assert place.leaving
     assert made.block(place, 5) == 0
-    made.answered(place, 0, 2.0)
+    made.answered(place, 0, 2.0, 2.0)
     assert made.to_start(5, 2.0) == 1  # in its place, at once
 
 
@@ -180,16 +214,16 @@ def test_idle_workers_end_but_for_so_many(idle, stay):
 
 def test_who_had_nothing_to_do_longest_ends_first():
     made, (first, second) = with_workers(2, idle=1, stop=1.0)
-    made.given(first, 1, 0.0)
-    made.answered(first, 0, 5.0)
+    made.given(first, 1)
+    made.answered(first, 0, 5.0, 5.0)
 
     assert made.to_stop(9.0) == [second]
 
 
 def test_a_dead_worker_is_replaced_at_once():
     made, (first, second) = with_workers(2)
-    made.given(first, 2, 0.0)
-    made.given(second, 2, 0.0)
+    made.given(first, 2)
+    made.given(second, 2)
     assert made.to_start(2, 0.0) == 0
     made.ended(first, 0.01)
 
@@ -205,7 +239,7 @@ def test_spares_are_ahead_of_calls_and_no_more_run_than_may():
     for _ in range(2):
         place, count = made.next_block(5)
         assert count == 1
-        made.given(place, 1, 0.0)
+        made.given(place, 1)
 
     assert made.next_block(3) is None
     assert made.to_start(3, 0.0) == 2
@@ -287,7 +321,7 @@ class Pool(RuleBasedStateMachine):
         )
         self.now, self.backlog = 0.0, 0
         self.held = {}  # calls by their worker
-        self.lives = {}
+        self.lives, self.spent = {}, {}
 
     @precondition(lambda self: hasattr(self, "made"))
     @rule(count=st.integers(1, 50))
@@ -314,8 +348,10 @@ class Pool(RuleBasedStateMachine):
         place = data.draw(st.sampled_from([p for p, held in self.held.items() if held]))
         done = data.draw(st.integers(1, self.held[place]))
         self.held[place] -= done
-        self.now += data.draw(st.sampled_from([1e-6, 1e-3, 0.1])) * done
-        self.made.answered(place, self.held[place], self.now)
+        took = data.draw(st.sampled_from([1e-6, 1e-3, 0.1])) * done
+        self.now += took
+        self.spent[place] = self.spent.get(place, 0.0) + took
+        self.made.answered(place, self.held[place], self.spent[place], self.now)
         self.act()
 
     @precondition(lambda self: getattr(self, "held", None))
@@ -343,7 +379,7 @@ class Pool(RuleBasedStateMachine):
             self.backlog -= count
             self.held[place] += count
             self.lives[place] = self.lives.get(place, 0) + count
-            self.made.given(place, count, self.now)
+            self.made.given(place, count)
         for _ in range(self.made.to_start(self.backlog, self.now)):
             self.held[self.made.started(self.now)] = 0
         for place in self.made.to_stop(self.now):
@@ -384,7 +420,7 @@ class Pool(RuleBasedStateMachine):
             for place in list(self.held):
                 if self.held.get(place):
                     self.held[place] = 0
-                    self.made.answered(place, 0, self.now)
+                    self.made.answered(place, 0, 0.0, self.now)
             self.act()
         assert not self.backlog
         for _ in range(10):

@@ -18,6 +18,7 @@ from ..system import LINUX, arm_lifeline, default_signals, hung_up, mortal, set_
 from . import enter, logs
 from .around import Around
 from .leave import exit_status_of, leave
+from .paced import Paced
 from .stream import for_calls
 from .sync import Sync
 
@@ -197,7 +198,8 @@ class Role:
 
     def _made_backend(self, channel: "_socket.socket", page: "Page") -> "Backend":
         if self._spec["backend"] == "sync":
-            return Sync(channel, self._spec, page)
+            kind = Paced if self._spec["paced"] else Sync
+            return kind(channel, self._spec, page)
         from .aio import Async
 
         return Async(channel, self._spec, page, lambda: hung_up(self._lifeline))

@@ -68,7 +68,6 @@ class Crew(Dispatch):
             self._growth = Growth(reactor, own["max_growth"], self.hands)
         self._killed = False
         self._managing = False  # `_manage` will run
-        self._due = inf  # when it is to run at the latest
         self._timer: Timer | None = None
         self.program.ends[self] = None
         self.program.reactor.start()

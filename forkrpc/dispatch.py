@@ -7,6 +7,7 @@ at a time, under a lock.  Whatever an interrupt leaves undone, the next tick doe
 from collections import deque
 from functools import partial
 from itertools import islice, repeat
+from math import inf
 from time import monotonic
 
 from . import atomic
@@ -44,6 +45,7 @@ class Dispatch(Intake):
         self.scheduler = scheduler
         self.members: dict[Place, Member] = {}
         self._ticking = False
+        self._due = inf  # when `manage_soon` is to be called at the latest
 
     # What a subclass does.
 
@@ -173,7 +175,8 @@ class Dispatch(Intake):
             member = self.members[found[0]]
             self.introduce(member)
             self.scheduler.given(member.place, 1)
-            self._look_for_workers()
+            if self.scheduler.keeps_idle:
+                self._look_for_workers()
         if self.session.varied:
             member.session.varied = True
         if self.limited:
@@ -209,6 +212,6 @@ class Dispatch(Intake):
             self.loops.tell()
         if self.closed is not None or session.retired:
             self.manage_soon()
-        elif not place.load:
-            with self.lock:
+        elif not place.load and (self.scheduler.keeps_idle or self._due == inf):
+            with self.lock:  # else somebody will look in time
                 self._look_for_workers()

@@ -47,7 +47,10 @@ class Outbox:
     def write(
         self, data: bytes, queues: "tuple[deque[Any], ...]", *items: object
     ) -> bool:
-        """Put one frame, and in the same step the items into *queues*; then `flush`."""
+        """Put one frame, and in the same step the items into *queues*; then `flush`.
+
+        Items for which there is no queue are nobody's.
+        """
         frames, taken = self.frames, self._taken
         drop(map(_append, (frames, *queues), ((data, ()), *items)))
         if len(frames) > 1:

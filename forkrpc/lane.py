@@ -53,7 +53,7 @@ class Lane:
         self._recv = sock.recv
         self._spin = spin
         self._poll = poll
-        self._registers = session.pending, session.last
+        self._registers = session.registers
 
     def send(self, call: "Any", queue: "SimpleQueue[Any]") -> bool:
         """Register the call and write its frame; return whether that was all.
@@ -77,7 +77,7 @@ class Lane:
         body = dumps([call], PROTOCOL) if flags else call
         data = wire.encode_one(wire.CALL, flags, first, body)
         try:
-            return outbox.write(data, self._registers, queue, first)
+            return outbox.write(data, self._registers, queue, first, call)
         except OSError:  # the worker is gone; its end of file is still to be read
             return False
 

@@ -30,21 +30,28 @@ class Lending(Session):
     again: returns the target for another try of a call that had begun, None for none.
     """
 
-    in_order = False  # the lane of a call that is alone keeps nothing
     take_back: "Callable[[list[Any]], object]"
     again: "Callable[[Target, Death, int], Target | None]"
 
     def __init__(self, name: str, limit: int) -> None:
         super().__init__(name, limit)
         self._kept: deque[Any] = deque()  # the last of them belong to `pending`
+        self.registers = (*self.registers, self._kept)
 
     def _entry(
         self, first: int, targets: "list[Target]", calls: "list[Any]"
     ) -> "tuple[Any, Any]":
-        kept, pending = self._kept, self.pending
-        atomic.drop(atomic.leftmost(kept, len(kept) - len(pending)))
-        entering = partial(pending.extend, targets), partial(kept.extend, calls)
+        self.forget()
+        entering = (
+            partial(self.pending.extend, targets),
+            partial(self._kept.extend, calls),
+        )
         return atomic.drop, atomic.doing(entering)
+
+    def forget(self) -> None:
+        """Keep nothing of calls that have an answer.  Any thread."""
+        kept = self._kept
+        atomic.drop(atomic.leftmost(kept, len(kept) - len(self.pending)))
 
     def has(self, target: "Target") -> bool:
         """Return whether the call of *target* was sent and has no answer."""
@@ -81,6 +88,9 @@ class LendingOverlapping(Overlapping):
             partial(kept.update, list(enumerate(calls, first))),
         )
         return atomic.drop, atomic.doing(entering)
+
+    def forget(self) -> None:
+        """As of Lending; `_entry` does, now and then."""
 
     def has(self, target: "Target") -> bool:
         """Return whether the call of *target* was sent and has no answer."""

@@ -53,7 +53,9 @@ class Member(Connection):
 
     def exchange(self, call: object, queue: "Any") -> object:
         """Make a call that this worker is to have; return its outcome."""
-        return self._channel.exchange(call, queue)
+        outcome = self._channel.exchange(call, queue)
+        self.session.forget()
+        return outcome
 
     def flush(self) -> None:
         """Send what it was given.  Any thread."""

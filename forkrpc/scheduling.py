@@ -74,6 +74,7 @@ class Scheduler:
         self.trouble = Trouble()
         self._most = most
         self._idle = max(idle, spares)
+        self.keeps_idle = self._idle > 0
         self._load = 1 if load == "auto" else int(load)
         self.exact = exact or load == 1
         self._start = start

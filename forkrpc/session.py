@@ -71,6 +71,8 @@ class Session:
         self.staged: list[Any] = []
         self.pending: Any = deque()  # of targets
         self.last = deque([0], maxlen=1)
+        # Where target, id and call of one that goes by the lane are entered.
+        self.registers: tuple[deque[Any], ...] = (self.pending, self.last)
         self.ready: deque[tuple[Sequence[Any], Iterable[Any]]] = deque()
         self.futures: deque[tuple[Awaiter, object]] = deque()
         self.varied = False

@@ -80,11 +80,27 @@ def take_snapshot():
     )
 
 
+def closing_templates():
+    """Return the links of templates that were closed and have not ended.
+
+    A fixture of a module closes its template behind the last look at the last test.
+    """
+    program = sys.modules.get("forkrpc.program")
+    ends = list(program._current[0].ends) if program and program._current else []
+    return [end for end in ends if type(end).__name__ == "Link" and end.closed]
+
+
 def settled_snapshot():
     """Return a snapshot in which no process is just ending.
 
     One that is, with what it holds, belongs to an earlier test and will be gone soon.
     """
+    for link in closing_templates():
+        wait_until(lambda link=link: link.ended, LIMIT, "end of the link to a template")
+        pid = link._pid
+        if pid is not None:
+            gone = lambda pid=pid: process_stat(pid) is None  # noqa: E731
+            wait_until(gone, LIMIT, f"end of template {pid}")
     snapshots = []
 
     def settled():

@@ -179,22 +179,33 @@ class Scheduler:
         return max(self._load, min(share, int(BLOCK_WORK * second), MOST_BLOCK))
 
     def next_block(self, backlog: int) -> "tuple[Place, int] | None":
-        """Return who is to get how many of *backlog* calls next, None for nobody."""
+        """Return who is to get how many of *backlog* calls next, None for nobody.
+
+        That is who begins them first: of those alike, the one started first.
+        """
         if self._spares and self._all_busy():
             return None
-        size = self._size(backlog)
-        found: list[tuple[float, int, Place, int]] = [
-            (self._wait(place), place.number, place, room)
-            for place in self.places
-            if (room := self._room(place, backlog, size))
-        ]
-        if not found:
+        size, pace = self._size(backlog), self._pace
+        second = 1.0 if pace is None else pace
+        best, soonest, count = None, inf, 0
+        for place in self.places:  # a hundred of them, perhaps, at each call
+            load = place.load
+            if (
+                not place.up
+                or place.leaving
+                or (load >= self._load and 2 * load > size)
+            ):
+                continue
+            count += 1
+            wait = load * second if load else WAKE
+            if wait < soonest:
+                best, soonest = place, wait
+        if best is None:
             return None
-        _, _, place, room = min(found)
-        fair = ceil(backlog / len(found))
-        if self._pace is not None:
-            fair = max(fair, int(LEAST_WORK / max(self._pace, 1e-9)))
-        return place, min(room, fair)
+        fair = ceil(backlog / count)
+        if pace is not None:
+            fair = max(fair, int(LEAST_WORK / max(pace, 1e-9)))
+        return best, min(self._room(best, backlog, size), fair)
 
     def gather(self) -> "int | None":
         """Return how many calls may gather before a block is asked for.
@@ -209,12 +220,6 @@ class Scheduler:
         if load and self._pace is not None and self._pace < WAKE:
             return max(load, int(LEAST_WORK / max(self._pace, 1e-9)))
         return max(1, load)
-
-    def _wait(self, place: Place) -> float:
-        """Return in how many seconds it would begin one more call."""
-        if not place.load:
-            return WAKE
-        return place.load * (1.0 if self._pace is None else self._pace)
 
     def may_grow(self) -> bool:
         """Return whether there may be more workers."""

@@ -149,8 +149,9 @@ class Crew(Dispatch):
             self.members[place].close()
         if self._sleepers:
             self.wake_sleepers()
-        self.look_again(now)
-        if self.closed is not None and not (self.members or self.backlog()):
+        if self.closed is None or self.backlog():
+            self.look_again(now)
+        elif not self.members:
             self._finish()
         self.deliver()
 

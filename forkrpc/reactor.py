@@ -143,7 +143,8 @@ class Reactor:
                 guarded(handler, events)
         for _ in range(len(self._soon)):
             guarded(self._soon.popleft())
-        while self._timers and self._timers[0][0] <= monotonic():
+        now = monotonic()  # once: what is due at once is due at the next turn
+        while self._timers and self._timers[0][0] <= now:
             guarded(heappop(self._timers)[2].fire)
         if self._ticking:
             self._tick()

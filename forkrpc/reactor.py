@@ -9,10 +9,12 @@ import select
 import sys
 import threading
 from collections import deque
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from time import monotonic
 
+from .atomic import at_once
 from .fds import above_stdio, duplicate
 
 TYPE_CHECKING = False
@@ -93,10 +95,18 @@ class Reactor:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def soon(self, function: "Callable[[], object]") -> None:
-        """Call *function* in the reactor's thread.  Never blocks, takes no lock."""
-        self._soon.append(function)
-        self.wake()
+    def soon(
+        self, function: "Callable[[], object]", *noting: "Callable[[], object]"
+    ) -> None:
+        """Call *function* in the reactor's thread.  Never blocks, takes no lock.
+
+        noting: steps, as of `atomic.at_once`, that note it: by the same call into C.
+        """
+        if noting:
+            self._wake_with(partial(self._soon.append, function), *noting)
+        else:
+            self._soon.append(function)
+            self.wake()
 
     def later(self, delay: float, function: "Callable[[], object]") -> Timer:
         """Call *function* in *delay* seconds, in the reactor's thread."""
@@ -108,10 +118,19 @@ class Reactor:
             self.soon(lambda: heappush(self._timers, entry))
         return timer
 
-    def tick(self, ticker: "Ticker") -> None:
-        """Call `ticker.tick()` every TICK seconds until it returns False."""
-        self._ticking[ticker] = None
-        self.wake()
+    def tick(self, ticker: "Ticker", *noting: "Callable[[], object]") -> None:
+        """Call `ticker.tick()` every TICK seconds until it returns False.
+
+        noting: as of `soon`.
+        """
+        self._wake_with(partial(self._ticking.__setitem__, ticker, None), *noting)
+
+    def _wake_with(self, *steps: "Callable[[], object]") -> None:
+        """Do these steps and wake it: who is interrupted has done all, or nothing."""
+        try:
+            at_once(*steps, partial(os.write, self._wake_write, b"\0"))
+        except BlockingIOError:  # it is awake already
+            pass
 
     def wake(self) -> None:
         try:

@@ -145,6 +145,13 @@ def test_an_interrupt_leaves_nothing_noted_that_will_not_be_done(template, verb)
         assert interrupt_everywhere(attempt, reactor)
 
 
+def at_rest(pool):
+    """Wait until nobody looks after the calls of a pool of one worker."""
+    crew = pool._connection
+    (member,) = crew.hands()
+    wait_until(lambda: not (crew._ticking or member._ticking), LIMIT)
+
+
 def test_what_an_interrupt_left_unsent_is_sent_by_the_next_tick(template, monkeypatch):
     flush = Member.flush
 
@@ -154,6 +161,7 @@ def test_what_an_interrupt_left_unsent_is_sent_by_the_next_tick(template, monkey
 
     with template.pool(echo, max=1) as pool:
         pool.call(0)
+        at_rest(pool)
         monkeypatch.setattr(Member, "flush", interrupted)
         results = SimpleQueue()
         with contextlib.suppress(Interrupt):
@@ -164,6 +172,7 @@ def test_what_an_interrupt_left_unsent_is_sent_by_the_next_tick(template, monkey
 def test_what_an_interrupt_left_counted_is_counted_anew(template):
     with template.pool(echo, max=1, load=1) as pool:
         pool.call(0)
+        at_rest(pool)
         crew = pool._connection
         (member,) = crew.hands()
         crew.scheduler.given(member.place, 1)  # a call, which then has not come

@@ -11,7 +11,8 @@ from functools import partial
 import pytest
 
 import faulty
-from forkrpc import ClosedError, Forker, SetupError, WorkerDied
+from forkrpc import CallTimeout, ClosedError, Forker, SetupError, WorkerDied, crew
+from forkrpc.scheduling import HOPELESS
 from helpers import run_program, wait_until
 
 LIMIT = 20.0  # seconds; much more than it takes
@@ -293,3 +294,77 @@ def test_a_call_that_has_gone_back_can_be_cancelled(template, tmp_path):
         assert pool.pending == 0
         with open(gate, "wb"):
             pass
+
+
+def idle(pool):
+    """Wait until a worker has nothing to do, who gets the next call at once."""
+    wait_until(lambda: pool.stats()["idle"] == 1, LIMIT)
+
+
+def test_a_worker_ends_behind_its_last_call(template):
+    with template.pool(pid, max=1, idle=1, max_calls=1) as pool:
+        pids = []
+        for _ in range(3):
+            idle(pool)
+            pids.append(pool.call())
+        assert len(set(pids)) == 3
+        wait_until(lambda: not set(pids).intersection(pool.pids), LIMIT)
+
+
+def test_a_call_that_has_died_is_no_answer(template):
+    options = {"max": 1, "idle": 1, "on_error": lambda _: None}
+    with template.pool("faulty.run", **options) as pool:
+        for _ in range(HOPELESS):
+            assert not pool._connection.refuses()
+            idle(pool)
+            with pytest.raises(WorkerDied):
+                pool.call("do", "hard-exit")
+        assert pool._connection.scheduler.trouble.lasts()
+
+
+def test_all_is_as_before_when_trouble_has_passed(template):
+    with template.pool("faulty.run", max=1, on_error=lambda _: None) as pool:
+        intake = pool._connection
+        shortest = intake.session.ones
+        for _ in range(3):
+            with pytest.raises(WorkerDied):
+                pool.call("do", "hard-exit")
+        wait_until(lambda: not intake.refuses(), LIMIT)
+        assert not intake.session.ones
+        assert pool.call("echo", 1) == 1
+        wait_until(lambda: intake.broken is None, LIMIT)
+        assert intake.session.ones == shortest != frozenset()
+
+
+def test_who_has_died_is_given_nothing_while_his_calls_go_back(template, monkeypatch):
+    take_back, leaving = crew.Crew.take_back, []
+
+    def noted(self, calls):
+        leaving.extend(member.place.leaving for member in self.hands())
+        take_back(self, calls)
+
+    monkeypatch.setattr(crew.Crew, "take_back", noted)
+    with template.pool("faulty.run", max=1, load=3) as pool:
+        pool("do", "hard-exit", None)
+        futures = [pool.submit("echo", number) for number in range(2)]
+        assert [each.result(LIMIT) for each in futures] == [0, 1]
+    assert leaving[0] is True
+
+
+def test_a_call_beyond_its_limit_is_not_made_again(template, tmp_path):
+    path = tmp_path / "begun"
+    with template.pool(
+        note_and_hang, max=1, retries=5, timeout=0.1, on_error=lambda _: None
+    ) as pool:
+        with pytest.raises(CallTimeout):
+            pool.submit(str(path)).result(LIMIT)
+        wait_until(lambda: pool.pending == 0, LIMIT)
+    assert path.read_text() == "begun\n"
+
+
+def test_nobody_looks_at_the_memory_of_a_pool_that_has_ended(template):
+    with template.pool(pid, max=1, max_growth=1 << 20) as pool:
+        pool.call()
+        growth = pool._connection._growth
+        assert growth._timer is not None
+    assert growth._timer is None

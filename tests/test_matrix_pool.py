@@ -19,7 +19,7 @@ from test_matrix import CELLS, LIMIT, SETUP, TIMEOUT, VERBS, check_error
 
 LIMITED = 0.2  # seconds that a call may run where it hangs
 FUNCTIONS = {"sync": "faulty.run", "async": "faulty.run_async"}
-WORKERS = 2
+WORKERS = LOAD = 2
 
 
 class Bench:
@@ -32,11 +32,12 @@ class Bench:
             backend=backend,
             max=WORKERS,
             idle=WORKERS,
-            load=2,
+            load=LOAD,
             start=0,
             rlimits={"CORE": 0},
             on_error=self.errors.put,
         )
+        self.pool._connection.scheduler.exact = True  # so that all can be held up
 
     def settle(self):
         """Wait until all workers are there again, and nothing is under way."""
@@ -115,7 +116,7 @@ def limited(pool):
 
 def hold_up(pool, folder):
     """Let no worker go on; return what is to be opened, and the calls that do it."""
-    paths = [os.path.join(folder, str(number)) for number in range(WORKERS)]
+    paths = [os.path.join(folder, str(number)) for number in range(WORKERS * LOAD)]
     for path in paths:
         os.mkfifo(path)
     return paths, [pool.submit("gate", path) for path in paths]
@@ -138,7 +139,7 @@ def test_a_failure_costs_its_call_alone(bench, cell, verb, tmp_path):
 
     text = cell.text.replace(f"{TIMEOUT}", f"{LIMITED}")
     check_error(error, cell._replace(text=text))
-    assert [each.result(LIMIT) for each in gates] == ["through"] * WORKERS
+    assert [each.result(LIMIT) for each in gates] == ["through"] * len(gates)
     assert [each.result(LIMIT) for each in before + behind] == [0, 1, 2] * 2
     assert pool.call("echo", "after") == "after"
     found = {results.get(timeout=LIMIT), results.get(timeout=LIMIT)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import awaiting, creation, latency, throughput, upkeep
+from benchmarks import awaiting, creation, latency, pools, throughput, upkeep
 from benchmarks.scale import Scale
 
 
@@ -118,6 +118,27 @@ ROWS = {
         CREATORS,
         WORKERS,
         quick_rounds=1,
+    ),
+    "many_workers": Row(
+        "pool of 64 workers, tiny calls, beside one worker",
+        pools.many_workers,
+        ("forkrpc",),
+        (
+            Metric("calls_per_s", "calls/s", more_is_better=True),
+            Metric("one_per_s", "1 worker", more_is_better=True),
+            Metric("of_one", "of 1 worker", more_is_better=True),
+        ),
+    ),
+    "isolated": Row(
+        "a worker for each call, 2 at once",
+        pools.isolated,
+        ("forkrpc", "pool_fork"),
+        (
+            Metric("calls_per_s", "calls/s", more_is_better=True),
+            Metric("spare_ms", "ms, spare"),
+            Metric("fresh_ms", "ms, fresh fork"),
+            Metric("of_fresh", "spare of fresh"),
+        ),
     ),
     "memory": Row(
         "private memory of a worker after 1,000 calls, numpy preloaded",

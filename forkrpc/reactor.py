@@ -9,7 +9,7 @@ import select
 import sys
 import threading
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from time import monotonic
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 READ, WRITE, ONCE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT
 TICK = 0.01  # seconds between two looks at calls that have no answer
+FEW_TIMERS = 64  # below which cancelled ones are not looked for
 
 
 class Timer:
@@ -40,6 +41,9 @@ class Timer:
 
     def cancel(self) -> None:
         self._function = None
+
+    def waits(self) -> bool:
+        return self._function is not None
 
     def fire(self) -> None:
         function, self._function = self._function, None
@@ -62,6 +66,7 @@ class Reactor:
         self._soon: deque[Callable[[], object]] = deque()
         self._ticking: dict[Ticker, None] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._most_timers = FEW_TIMERS  # before cancelled ones are dropped
         self._next_tick = 0.0  # time.monotonic(); 0: nothing ticks
         self._numbers = count()
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -103,10 +108,17 @@ class Reactor:
         timer = Timer(function)
         entry = (monotonic() + delay, next(self._numbers), timer)
         if _thread.get_ident() == self.ident:
-            heappush(self._timers, entry)
+            self._add(entry)
         else:
-            self.soon(lambda: heappush(self._timers, entry))
+            self.soon(lambda: self._add(entry))
         return timer
+
+    def _add(self, entry: "tuple[float, int, Timer]") -> None:
+        heappush(self._timers, entry)
+        if len(self._timers) > self._most_timers:
+            self._timers = [each for each in self._timers if each[2].waits()]
+            heapify(self._timers)
+            self._most_timers = 2 * len(self._timers) + FEW_TIMERS
 
     def tick(self, ticker: "Ticker") -> None:
         """Call `ticker.tick()` every TICK seconds until it returns False."""
@@ -143,10 +155,13 @@ class Reactor:
                 guarded(handler, events)
         for _ in range(len(self._soon)):
             guarded(self._soon.popleft())
-        while self._timers and self._timers[0][0] <= monotonic():
+        while self._timers and self._is_due(*self._timers[0]):
             guarded(heappop(self._timers)[2].fire)
         if self._ticking:
             self._tick()
+
+    def _is_due(self, when: float, _number: int, timer: Timer) -> bool:
+        return when <= monotonic() or not timer.waits()
 
     def _tick(self) -> None:
         now = monotonic()

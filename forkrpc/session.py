@@ -9,11 +9,12 @@ call is in exactly one place, and settles exactly once.
 
 from _queue import SimpleQueue
 from collections import deque
+from functools import partial
 from itertools import islice
 
 from . import atomic, wire
 from .awaiter import CALLBACKS, Awaiter, Withdrawn, is_withdrawn, numbering
-from .entries import Definition, framed
+from .entries import define, framed
 from .errors import ProtocolError, SerialiserError
 from .items import Items, Streams
 from .loading import Failure, Loader
@@ -68,6 +69,7 @@ class Session:
         self.gather = 2
         self.blocked = False
         self.unsent: deque[Any] = deque()
+        self.define = partial(define, self.unsent)
         self.staged: list[Any] = []
         self.pending: Any = deque()  # of targets
         self.last = deque([0], maxlen=1)
@@ -114,10 +116,6 @@ class Session:
     def limits(self) -> "tuple[Any, ...]":
         """Return arguments for `Life.limit_calls`, behind the timeout."""
         return (lambda call_id: call_id == self.head(),)
-
-    def define(self, definition: bytes) -> None:
-        """Queue a DEFINE body, before the call that needs it."""
-        self.unsent.extend((Definition(definition), None))
 
     def target(self, call_id: int) -> "Target":
         """Return the target of the call that runs.  Raise LookupError."""

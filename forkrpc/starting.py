@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from _pickle import dumps
+from _weakref import proxy
 
 from . import classes, wire
 from .carrying import CarryingArguments
@@ -114,8 +115,9 @@ def _connection(
     options: "dict[str, Any]",
 ) -> Connection:
     says = options["logs"] or FORWARD in (options["stdout"], options["stderr"])
-    cells = Cells(session) if says and in_notebook() else None
-    session.on_said = Said(session, cells).show
+    weak = proxy(session)  # which leads to them
+    cells = Cells(weak) if says and in_notebook() else None
+    session.on_said = Said(weak, cells).show
     connection = Connection(program, sock, session, life, options)
     if cells is not None or options["context"]:
         octets = options["serialiser"] == "bytes"

@@ -133,6 +133,7 @@ class Channel(Sender):
                 ):
                     self._led = True
                     try:
+                        self._watch.want(READ, wanted=False)  # or two are woken
                         self._read_until(queue)
                     finally:
                         self._followers.pop(queue, None)

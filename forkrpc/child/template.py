@@ -64,7 +64,10 @@ def serve_program(control: "_socket.socket", lifeline: int) -> None:
 def _live(role: "Template | worker.Role") -> None:
     logs.watch_imports()
     # A forked child comes back here, so that no stack of its ancestors is below it.
+    # They are kept: to free them would copy the pages that they are in.
+    ancestors: list[Template] = []
     while isinstance(role, Template):
+        ancestors.append(role)
         role = role.serve()
     role()
 
@@ -120,8 +123,8 @@ class Template:
         watch.register(self._wake[0], POLLIN)
         self._arm()
         limit: int | None = None
+        self._idle()
         while self._open or self._children:
-            self._idle()
             ready = dict(watch.poll(limit))
             if self._wake[0] in ready:
                 os.read(self._wake[0], 4096)
@@ -205,6 +208,7 @@ class Template:
         if self._lifeline >= 0 and hung_up(self._lifeline):
             self._open = False  # it went just before: its signal has done nothing
             close_all(handles)
+            mortal(False)
             return
         try:
             step(self, arguments, handles)

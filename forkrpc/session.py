@@ -61,7 +61,7 @@ class Session:
     answers = frozenset([wire.RESULT, wire.ERROR])  # kinds of frames
     in_order = True  # as answers come, so that a call that is alone may take the lane
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int, size: int = wire.SIZE) -> None:
         self.name = name
         self.codec: Codec
         self.loader: Loader
@@ -78,7 +78,7 @@ class Session:
         self.varied = False
         self.withdrawn = Withdrawn(self.unsent, self.futures)
         self.streams = Streams()
-        self.decoder = wire.Decoder(limit)
+        self.decoder = wire.Decoder(limit, size)
         self._limit = limit
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]

@@ -41,7 +41,10 @@ def start_worker(
     """Return the Proxy of a new worker.  Raise what a bad function or pickle raises."""
     name = name_of(function)
     asynchronous = options["backend"] == "async"
-    session = (Overlapping if asynchronous else Session)(name, options["max_frame"])
+    size = options["buflen_res"] or options["buflen"]
+    session = (Overlapping if asynchronous else Session)(
+        name, options["max_frame"], size
+    )
     session.use(codec(options["serialiser"], session.define))
     if asynchronous:
         link = link.with_asyncio()

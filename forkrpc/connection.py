@@ -261,8 +261,8 @@ class Connection:
         That is: results which a stuck worker holds back, and what an interrupt left.
         """
         if self.life.over:
+            self._ticking = False  # first: a call that comes behind the sweep asks anew
             self._sweep()
-            self._ticking = False
             return False
         self._channel.tick()
         self.flow.stop_closed()
@@ -299,8 +299,8 @@ class Connection:
 
     def _on_end(self) -> None:
         """Settle all that is left: the process has ended."""
+        self._channel.close()  # first: who still writes would reckon `gather` anew
         self._take_no_more(f"worker {self.life.pid} has ended")
-        self._channel.close()
         self._recover()
         self.flow.recover()
         self._pipes.read()

@@ -125,7 +125,8 @@ def hung_up(lifeline: int) -> bool:
     """Return whether the program that holds the other end is gone.  Never blocks."""
     watch = poll()
     watch.register(lifeline, 0)
-    return any(events & POLLHUP for _, events in watch.poll(0))
+    ready = watch.poll(0)
+    return bool(ready) and bool(ready[0][1] & POLLHUP)
 
 
 def _nothing(_number: int, _frame: object) -> None:

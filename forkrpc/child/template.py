@@ -22,6 +22,7 @@ from ..system import (
     default_signals,
     hung_up,
     mortal,
+    pidfd_open,
     set_title,
 )
 from . import leave, logs, worker
@@ -304,8 +305,6 @@ class Template:
         return None
 
     def _tell_started(self, token: int, pid: int) -> None:
-        from ..system import pidfd_open
-
         pidfd = pidfd_open(pid)
         handles = [] if pidfd is None else [pidfd]
         data = wire.encode(wire.STARTED, dumps(pid), handles=len(handles), first=token)

@@ -179,7 +179,7 @@ class Crew(Dispatch):
             if not isinstance(error, Error):
                 death.setup = f"{type(error).__name__}: {error}"
             self._died(death, monotonic(), set_up=False)
-            self.session.call_soon(self._callbacks.on_error, death.error_of(0))
+            self.session.call_soon(self.session.on_error, death.error_of(0))
             return
         assert isinstance(member, Member)
         if self._tells_worker:

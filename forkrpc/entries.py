@@ -22,6 +22,11 @@ from . import wire
 from .classes import PROTOCOL
 from .serialisers import SCALARS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections import deque
+    from typing import Any
+
 MOST_BYTES = 16384  # of bodies that share a frame
 
 _ONES = SCALARS | {str}  # types of what waits as it is
@@ -55,6 +60,11 @@ class Definition(bytes):
     """A DEFINE body.  It is no call: nobody gets an outcome."""
 
     __slots__ = ()
+
+
+def define(unsent: "deque[Any]", definition: bytes) -> None:
+    """Queue a DEFINE body, before the call that needs it."""
+    unsent.extend((Definition(definition), None))
 
 
 _FLAGS: "dict[type, int]" = {

@@ -8,10 +8,11 @@ import _thread
 from _queue import SimpleQueue
 from _thread import get_ident
 from collections import deque
+from functools import partial
 
 from .arguments import Arguments
 from .awaiter import Awaiter
-from .callbacks import Callbacks
+from .callbacks import Callbacks, tell_error
 from .carrying import CarryingArguments
 from .cells import NewestCell, in_notebook
 from .errors import ClosedError
@@ -65,7 +66,7 @@ class Intake:
         self._arguments = _arguments(session, options)
         self._waiting = self._arguments.waiting
         self._callbacks = Callbacks(session, program.reactor, options)
-        session.on_error = self._callbacks.on_error
+        session.on_error = partial(tell_error, options)
         self.cell: NewestCell | None = None
         if isinstance(self._arguments, CarryingArguments):
             cell = self._arguments.cells

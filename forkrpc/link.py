@@ -79,6 +79,7 @@ class Link:
         self._twin = Twin(self)
         if pid is not None:
             self._known.open()
+        self._events = READ  # that the reactor watches for
         program.ends[self] = None
         program.reactor.start()
         program.reactor.watch(control.fileno(), READ, self._ready)
@@ -164,7 +165,9 @@ class Link:
                 self._outbox.clear()
                 done = True
             events = READ if done else READ | WRITE
-            self.program.reactor.change(self._control.fileno(), events)
+            if events != self._events:
+                self.program.reactor.change(self._control.fileno(), events)
+                self._events = events
 
     def ask(
         self, kind: int, body: bytes, handles: "Sequence[int]", child: "Child"

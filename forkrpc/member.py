@@ -89,7 +89,7 @@ class Member(Connection):
 
     def tell_error(self, error: Exception) -> None:
         """Have `on_error` called, behind what is ready."""
-        self.session.call_soon(self._callbacks.on_error, error)
+        self.session.call_soon(self.session.on_error, error)
 
     # Its crew does these, at the end of the program.
 

@@ -38,8 +38,8 @@ class Overlapping(Session):
     in_order = False
     _begun: "Callable[[], int]" = int  # returns the id of the call begun last
 
-    def __init__(self, name: str, limit: int) -> None:
-        super().__init__(name, limit)
+    def __init__(self, name: str, limit: int, size: int = wire.SIZE) -> None:
+        super().__init__(name, limit, size)
         self.pending: dict[int, Target] = {}
         self.streams.most = sys.maxsize  # each call begins when it comes
         self._looked: set[int] = set()  # calls whose results were read from the page

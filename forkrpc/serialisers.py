@@ -85,7 +85,7 @@ class PickleCodec(Codec):
     trusted = True
 
     def __init__(self, define: "Callable[[bytes], None]") -> None:
-        super().__init__(self._dumps, pickle_loads)
+        super().__init__(pickle_dumps, pickle_loads)
         self.load = pickle_loads  # type: ignore[assignment, method-assign]
         self._define = define
         self.sent: set[classes.Group] = set()

@@ -9,11 +9,12 @@ call is in exactly one place, and settles exactly once.
 
 from _queue import SimpleQueue
 from collections import deque
+from functools import partial
 from itertools import islice
 
 from . import atomic, wire
 from .awaiter import CALLBACKS, Awaiter, Withdrawn, is_withdrawn, numbering
-from .entries import Definition, framed
+from .entries import define, framed
 from .errors import ProtocolError, SerialiserError
 from .items import Items, Streams
 from .loading import Failure, Loader
@@ -60,7 +61,7 @@ class Session:
     answers = frozenset([wire.RESULT, wire.ERROR])  # kinds of frames
     in_order = True  # as answers come, so that a call that is alone may take the lane
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int, size: int = wire.SIZE) -> None:
         self.name = name
         self.codec: Codec
         self.loader: Loader
@@ -68,6 +69,7 @@ class Session:
         self.gather = 2
         self.blocked = False
         self.unsent: deque[Any] = deque()
+        self.define = partial(define, self.unsent)
         self.staged: list[Any] = []
         self.pending: Any = deque()  # of targets
         self.last = deque([0], maxlen=1)
@@ -78,7 +80,7 @@ class Session:
         self.varied = False
         self.withdrawn = Withdrawn(self.unsent, self.futures)
         self.streams = Streams()
-        self.decoder = wire.Decoder(limit)
+        self.decoder = wire.Decoder(limit, size)
         self._limit = limit
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
@@ -117,10 +119,6 @@ class Session:
     def limits(self) -> "tuple[Any, ...]":
         """Return arguments for `Life.limit_calls`, behind the timeout."""
         return (lambda call_id: call_id == self.head(),)
-
-    def define(self, definition: bytes) -> None:
-        """Queue a DEFINE body, before the call that needs it."""
-        self.unsent.extend((Definition(definition), None))
 
     def target(self, call_id: int) -> "Target":
         """Return the target of the call that runs.  Raise LookupError."""

@@ -90,6 +90,7 @@ HEADER_BYTES = _HEADER.size
 LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
 LENGTH_BYTES = 4  # of an item in the table of bodies that share a frame
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
+SIZE = 65536  # bytes of a read, unless `buflen` says otherwise
 LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
 
@@ -256,15 +257,17 @@ class Decoder:
 
     `receive` is told how to read; what it reads goes into `chunks` by one call into C.
     Whole frames are moved to `frames` by another; who handles them takes them out.
+
+    size: bytes of a read, where no more are known to come.
     """
 
     def __init__(
-        self, limit: int = LIMIT, size: int = 65536, *, greeted: bool = False
+        self, limit: int = LIMIT, size: int = SIZE, *, greeted: bool = False
     ) -> None:
         self.chunks: deque[bytes] = deque()
         self.frames: deque[Frame] = deque()
         self._limit = limit
-        self._size = size
+        self._size = min(size, LARGEST_READ)
         self._greeted = greeted
         self._needed = 0  # bytes in `chunks` before it pays to parse again
         self._have = 0  # bytes in `chunks`, where _needed is not 0

@@ -625,7 +625,7 @@ def test_a_worker_may_die_while_it_executes_and_not_when_its_answer_leaves(
 
     assert made.serve() == 0
     assert seen == [signal.SIG_DFL] * 4
-    _greeting, _ready, *answers = channel.handlers
+    _greeting_and_ready, *answers = channel.handlers
     assert len(answers) == 4
     assert all(callable(handler) for handler in answers)
 

@@ -463,3 +463,16 @@ def test_a_table_of_ids_that_is_too_short_breaks_the_protocol():
     frame = wire.Frame(wire.RESULT, wire.SCATTERED, 0, 3, 1, b"x" * 23)
     with pytest.raises(ProtocolError, match="table of 3 ids"):
         frame.scattered()
+
+
+def test_a_read_asks_for_what_was_wanted_but_for_no_more_than_a_socket_gives():
+    sizes = []
+
+    def read(size):
+        sizes.append(size)
+        return b""
+
+    for size in (1, 5000, 10**30):
+        wire.Decoder(size=size).receive(read)
+
+    assert sizes == [1, 5000, wire.LARGEST_READ]

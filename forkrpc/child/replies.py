@@ -194,6 +194,17 @@ class Replies:
                 self._outbox.clear()
                 self._gone = True
 
+    def begin(self) -> None:
+        """Say that calls may come; in one piece with the greeting, as most often."""
+        ready = wire.encode(wire.READY)
+        with self._lock:
+            frames = self._outbox.frames
+            if len(frames) == 1:
+                frames[0] = (wire.GREETING + ready, ())
+                self._write()
+                return
+        self.send(ready)
+
     def send(self, data: bytes) -> bool:
         """Send a frame behind what is held; return whether it was written."""
         if self._lock._is_owned():  # type: ignore[attr-defined]

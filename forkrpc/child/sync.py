@@ -68,7 +68,7 @@ class Sync:
 
     def serve(self) -> int:
         """Execute calls until the end of input; return the exit status."""
-        self.replies.send(wire.encode(wire.READY))
+        self.replies.begin()
         left = PATIENT
         while self._ended is None:
             try:

@@ -125,7 +125,7 @@ class Role:
                 os.dup2(null, fd)
                 os.close(null)
         for file in (sys.stdout, sys.stderr):
-            if hasattr(file, "reconfigure"):
+            if hasattr(file, "reconfigure") and not file.line_buffering:
                 # Several processes write to one place: whole lines stay whole.
                 file.reconfigure(line_buffering=True)
 

@@ -79,6 +79,16 @@ def freeze(values: object, sent: "set[Group]") -> "tuple[list[bytes], bytes]":
     return list(wanted.values()), body
 
 
+def by_value(values: object) -> "tuple[bytes, list[type]]":
+    """Return (body, one class of each group it refers to), as it is for any peer.
+
+    Who sends it has to send these classes along.  The caller holds `lock()`.
+    """
+    pickler = _pickler(set())
+    body = pickler.body_of(values)
+    return body, [class_of(*group, 0) for group in sorted(pickler.groups)]
+
+
 def plain(values: object) -> "bytes | None":
     """Return what plain pickle makes of *values*; None where it refuses or errs.
 

@@ -61,6 +61,7 @@ class Crew(Dispatch):
         self._options = options
         self.most = own["max"]
         self._retries = own["retries"]
+        self._grace = own["exit_grace"]
         self._tells_worker = takes_worker(options["on_event"])
         self._growth: Growth | None = None
         if own["max_growth"] is not None:
@@ -69,6 +70,7 @@ class Crew(Dispatch):
         self._killed = False
         self._managing = False  # `_manage` will run
         self._timer: Timer | None = None
+        self._ending = 0.0  # since when the program ends
         self.program.ends[self] = None
         self.program.reactor.start()
         self.manage_soon()
@@ -121,7 +123,7 @@ class Crew(Dispatch):
         return self.scheduler.trouble.refuses(monotonic())
 
     def manage_soon(self) -> None:
-        if not self._managing:
+        if not (self._managing or self.flow.inert):
             self._managing = True
             self.program.reactor.soon(self._manage)
 
@@ -284,11 +286,16 @@ class Crew(Dispatch):
         return True
 
     def close_at_exit(self) -> None:
+        self._ending = monotonic()
         self.close()
         self.flow.close_those_of(0, get_ident())
 
     def wait_for_end(self, timeout: float) -> bool:
-        return self.ended.wait(timeout)
+        if self._grace is None:
+            return self.ended.wait(timeout)
+        if self._grace == inf:
+            return self.ended.wait(None)
+        return self.ended.wait(max(0.0, self._ending + self._grace - monotonic()))
 
     def kill_at_exit(self) -> None:
         self.kill()

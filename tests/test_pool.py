@@ -434,6 +434,7 @@ def test_a_bad_argument_raises_where_it_is_given(template):
         ({"isolate": True, "max_calls": 5}, ValueError, "leave out max_calls"),
         ({"isolate": 1}, TypeError, "isolate must be True or False"),
         ({"retries": -1}, ValueError, "retries must be 0 or more"),
+        ({"exit_grace": -1}, ValueError, "exit_grace must be seconds"),
         ({"limit": 3}, TypeError, "backend='async' only"),
     ],
 )

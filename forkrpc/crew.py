@@ -87,6 +87,7 @@ class Crew(Dispatch):
                 if isinstance(target, (Awaiter, Items)):
                     target.holder = None
             self.session.unsent.extendleft(reversed(calls))
+        self.manage_soon()  # a thread may have come late, behind the worker's end
 
     def again(self, target: "Any", death: Death, call_id: int) -> "Any":
         if self._killed or death.setup is not None or death.timed_out == call_id:
@@ -151,8 +152,9 @@ class Crew(Dispatch):
             self.members[place].close()
         if self._sleepers:
             self.wake_sleepers()
-        self.look_again(now)
-        if self.closed is not None and not (self.members or self.backlog()):
+        if self.closed is None or self.backlog():
+            self.look_again(now)
+        elif not self.members:
             self._finish()
         self.deliver()
 
@@ -192,14 +194,14 @@ class Crew(Dispatch):
 
     def tick(self) -> bool:
         """Do what an interrupt left undone; return whether to look again."""
+        self._ticking = False  # first: who calls now has it called again
         for member in self.hands():
             self.heard(member)
             if member.session.unsent:
                 member.flush()
         self._manage()
-        self._ticking = bool(self.outstanding())
-        if self.loops.homes:
-            self._ticking = self.loops.tick() or self._ticking
+        undone = bool(self.loops.homes) and self.loops.tick()
+        self._ticking = bool(self.outstanding()) or undone
         return self._ticking
 
     # The end.

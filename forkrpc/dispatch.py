@@ -67,9 +67,7 @@ class Dispatch(Intake):
         return list(self.members.values())
 
     def send(self) -> None:
-        if not self._ticking:
-            self._ticking = True
-            self.program.reactor.tick(self)
+        self._look_after_calls()
         if self.lock._is_owned():  # type: ignore[attr-defined]
             return  # a signal handler of the user calls; the next tick hands it on
         with self.lock:
@@ -77,6 +75,12 @@ class Dispatch(Intake):
             self._look_for_workers()
         for member in given:
             member.flush()
+
+    def _look_after_calls(self) -> None:
+        """See to it that `tick` is called.  Any thread."""
+        if not self._ticking:
+            self._ticking = True
+            self.program.reactor.tick(self)
 
     def _look_for_workers(self) -> None:
         """Have workers started, if some are missing; now or later."""
@@ -168,6 +172,7 @@ class Dispatch(Intake):
                 "call() in a signal handler that has interrupted a call of the same "
                 "pool would wait for ever; use submit() or a callback"
             )
+        self._look_after_calls()
         with self.lock:
             found = None if self.session.unsent else self.scheduler.next_block(1)
             if found is None:
@@ -181,9 +186,7 @@ class Dispatch(Intake):
             member.session.varied = True
         if self.limited:
             member.has_limits()
-        if member.place.leaving:
-            self.program.reactor.soon(member.close)
-        return member
+        return member  # if that was its last call, `heard` closes it behind that
 
     def heard(self, member: "Member") -> None:
         if self.lock._is_owned():  # type: ignore[attr-defined]
@@ -195,6 +198,8 @@ class Dispatch(Intake):
             now = monotonic()
             if session.up:
                 self.scheduler.came_up(place, now)
+            if session.retired:
+                self.scheduler.leaves(place, now)
             load, spent = session.outstanding(), member.life.spent()
             self.scheduler.answered(place, load, spent, now)
             backlog = self.backlog()
@@ -210,6 +215,8 @@ class Dispatch(Intake):
             self.wake_sleepers()
         if self.loops.homes:
             self.loops.tell()
+        if place.leaving and not place.load and member.closed is None:
+            self.program.reactor.soon(member.close)
         if self.closed is not None or session.retired:
             self.manage_soon()
         elif self.scheduler.keeps_idle or (not place.load and self._due == inf):

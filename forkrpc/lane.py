@@ -110,7 +110,7 @@ class Lane:
                 return LEFT
         else:
             outcome = session.loader.result(body, first)
-        atomic.drop(map(_popleft, (session.pending, decoder.chunks)))
+        atomic.drop(map(_popleft, (*session.under_way, decoder.chunks)))
         return outcome
 
     def _look_on(self) -> "wire.Header | None":

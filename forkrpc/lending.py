@@ -35,13 +35,13 @@ class Lending(Session):
 
     def __init__(self, name: str, limit: int, size: int = wire.SIZE) -> None:
         super().__init__(name, limit, size)
-        self._kept: deque[Any] = deque()  # the last of them belong to `pending`
+        self._kept: deque[Any] = deque()  # for each of `pending`
         self.registers = (*self.registers, self._kept)
+        self.under_way = (self.pending, self._kept)
 
     def _entry(
         self, first: int, targets: "list[Target]", calls: "list[Any]"
     ) -> "tuple[Any, Any]":
-        self.forget()
         entering = (
             partial(self.pending.extend, targets),
             partial(self._kept.extend, calls),
@@ -49,21 +49,21 @@ class Lending(Session):
         return atomic.drop, atomic.doing(entering)
 
     def forget(self) -> None:
-        """Keep nothing of calls that have an answer.  Any thread."""
-        kept = self._kept
-        atomic.drop(atomic.leftmost(kept, len(kept) - len(self.pending)))
+        """Keep nothing of calls that have an answer: it never does."""
 
     def has(self, target: "Target") -> bool:
         """Return whether the call of *target* was sent and has no answer."""
         return any(each is target for each in list(self.pending))
 
     def fail_all(self, death: "Death") -> int:
-        first, count = self.head(), len(self.pending)
-        calls = list(self._kept)[len(self._kept) - count :]
-        ids = range(first, first + count)
-        pending = list(zip(ids, calls, self.pending, strict=True))
-        self.pending.clear()
-        return _sort_out(self, pending, death)
+        # A thread may enter a call meanwhile: it finds that the worker has ended, and
+        # has this called once more.
+        targets, (sent,) = map(list, (self.pending, self.last))  # by one call into C
+        count = len(targets)
+        calls = list(atomic.leftmost(self._kept, count))
+        atomic.drop(atomic.leftmost(self.pending, count))
+        ids = range(sent - count + 1, sent + 1)
+        return _sort_out(self, list(zip(ids, calls, targets, strict=True)), death)
 
 
 class LendingOverlapping(Overlapping):
@@ -81,8 +81,7 @@ class LendingOverlapping(Overlapping):
     ) -> "tuple[Any, Any]":
         kept, pending = self._kept, self.pending
         if len(kept) > 2 * len(pending) + 64:
-            for call_id in [each for each in kept if each not in pending]:
-                del kept[call_id]
+            self.forget()
         entering = (
             partial(pending.update, list(enumerate(targets, first))),
             partial(kept.update, list(enumerate(calls, first))),
@@ -90,7 +89,10 @@ class LendingOverlapping(Overlapping):
         return atomic.drop, atomic.doing(entering)
 
     def forget(self) -> None:
-        """As of Lending; `_entry` does, now and then."""
+        """Keep nothing of calls that have an answer.  Any thread."""
+        for call_id in list(self._kept):
+            if call_id not in self.pending:
+                self._kept.pop(call_id, None)
 
     def has(self, target: "Target") -> bool:
         """Return whether the call of *target* was sent and has no answer."""
@@ -140,9 +142,9 @@ def forgotten(session: Session, target: "Target") -> "Target":
 
 def _give_back(session: "Lending | LendingOverlapping", back: "list[Any]") -> None:
     """Give back these calls, and those that were not sent."""
-    waiting = [*session.staged, *session.unsent]
+    unsent = session.unsent  # a thread may append to it
+    waiting = [*session.staged, *atomic.leftmost(unsent, len(unsent))]
     session.staged.clear()
-    session.unsent.clear()
     for call, target in zip(waiting[::2], waiting[1::2], strict=True):
         if target is None:
             continue  # a definition; who gets the call is told of it as well

@@ -53,9 +53,7 @@ class Member(Connection):
 
     def exchange(self, call: object, queue: "Any") -> object:
         """Make a call that this worker is to have; return its outcome."""
-        outcome = self._channel.exchange(call, queue)
-        self.session.forget()
-        return outcome
+        return self._channel.exchange(call, queue)
 
     def flush(self) -> None:
         """Send what it was given.  Any thread."""
@@ -66,6 +64,11 @@ class Member(Connection):
         """Return whether it has ended as it was asked to, and lost no call."""
         in_order = self._closing and not lost and not self.life.returncode
         return in_order or self._killed
+
+    def tick(self) -> bool:
+        if not self.session.pending:
+            self.session.forget()
+        return super().tick()
 
     def on_read(self) -> None:
         self._crew.heard(self)

@@ -161,13 +161,14 @@ class Reactor:
                 guarded(handler, events)
         for _ in range(len(self._soon)):
             guarded(self._soon.popleft())
-        while self._timers and self._is_due(*self._timers[0]):
+        now = monotonic()  # once: what is due at once is due at the next turn
+        while self._timers and self._is_due(now, *self._timers[0]):
             guarded(heappop(self._timers)[2].fire)
         if self._next_tick and monotonic() >= self._next_tick:
             self._tick()
 
-    def _is_due(self, when: float, _number: int, timer: Timer) -> bool:
-        return when <= monotonic() or not timer.waits()
+    def _is_due(self, now: float, when: float, _number: int, timer: Timer) -> bool:
+        return when <= now or not timer.waits()
 
     def _tick(self) -> None:
         """Call the tickers.  Once more when there are none: new ones need no wake."""

@@ -75,6 +75,7 @@ class Session:
         self.last = deque([0], maxlen=1)
         # Where target, id and call of one that goes by the lane are entered.
         self.registers: tuple[deque[Any], ...] = (self.pending, self.last)
+        self.under_way: tuple[deque[Any], ...] = (self.pending,)  # one item each
         self.ready: deque[tuple[Sequence[Any], Iterable[Any]]] = deque()
         self.futures: deque[tuple[Awaiter, object]] = deque()
         self.varied = False
@@ -277,13 +278,10 @@ class Session:
         if targets:
             settles = (*settles, self.ready.append)
             settled = (*settled, (targets, outcomes))
+        leaving = [atomic.leftmost(queue, count) for queue in self.under_way]
         atomic.together(
-            (*settles, atomic.drop, atomic.drop),
-            (
-                *settled,
-                atomic.leftmost(pending, count),
-                atomic.leftmost(self.decoder.frames, frames),
-            ),
+            (*settles, *[atomic.drop] * len(leaving), atomic.drop),
+            (*settled, *leaving, atomic.leftmost(self.decoder.frames, frames)),
         )
 
     def _sorted(

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import time
 
 import pytest
 
@@ -141,4 +142,27 @@ def test_a_template_that_has_ended_fails_the_calls(template):
     with pytest.raises(SetupError, match="the template has ended|before this step"):
         pool.submit().result(LIMIT)
     pool.close()
+    assert pool.join(LIMIT)
+
+
+def test_it_rests_while_its_last_call_runs(template, tmp_path, monkeypatch):
+    """Neither does it start an idle worker, nor look all the time whether it shall."""
+    path = str(tmp_path / "gate")
+    os.mkfifo(path)
+    pool = template.pool("faulty.gate", max=2, idle=1, start=0.01)
+    future = pool.submit(path)
+    pool.close()
+    looks = []
+    look = pool._connection.scheduler.look_again
+    monkeypatch.setattr(
+        pool._connection.scheduler,
+        "look_again",
+        lambda now: looks.append(now) or look(now),
+    )
+    time.sleep(0.1)  # longer than `start`
+    assert template.run(pid).call()  # the one thread that reads is not busy
+    assert len(looks) < 100
+    with open(path, "wb"):
+        pass
+    assert future.result(LIMIT) == "through"
     assert pool.join(LIMIT)

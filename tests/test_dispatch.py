@@ -1,11 +1,15 @@
 """End-to-end: blocks of calls on their way to workers."""
 
 import contextlib
+import math
+import os
+import signal
 from _queue import SimpleQueue
 
 import pytest
 
-from forkrpc import Forker, dispatch, intake, scheduling
+from forkrpc import Forker, dispatch, intake, retire, scheduling
+from forkrpc.member import Member
 from helpers import MS, wait_until
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 
@@ -85,3 +89,40 @@ def test_interrupts_by_a_signal_lose_no_call(template, verb):
         assert make(0) == 0
         wait_until(lambda: pool.pending == 0, LIMIT)
         assert raised
+
+
+def test_a_call_whose_worker_dies_before_it_gets_it_goes_to_another(
+    template, monkeypatch
+):
+    exchange = Member.exchange
+
+    def late(member, call, queue):
+        monkeypatch.setattr(Member, "exchange", exchange)
+        os.kill(member.life.pid, signal.SIGKILL)
+        assert member.ended.wait(LIMIT)
+        return exchange(member, call, queue)
+
+    with template.pool(echo, max=1, stop=math.inf) as pool:
+        assert pool.call(1) == 1
+        monkeypatch.setattr(Member, "exchange", late)
+        assert pool.call(2) == 2
+
+
+def test_a_worker_that_retires_gets_nothing_more(template):
+    def once(_):
+        retire()
+        return os.getpid()
+
+    with template.pool(once, max=1, load=1) as pool:
+        pids = [each.result(LIMIT) for each in [pool.submit(n) for n in range(10)]]
+        pids += [pool.call(n) for n in range(5)]
+    assert len(set(pids)) == 15
+
+
+def test_nothing_is_kept_of_what_was_answered(template):
+    with template.pool(echo, max=1) as pool:
+        for _ in range(3):
+            assert pool.call(bytes(5000)) == bytes(5000)
+            assert pool.submit(bytes(5000)).result(LIMIT) == bytes(5000)
+        (member,) = pool._connection.hands()
+        wait_until(lambda: not member.session._kept, LIMIT)

@@ -1,12 +1,16 @@
 """Unit: sessions that give calls back when their worker has died."""
 
+import contextlib
+import itertools
+import sys
 from _queue import SimpleQueue
 from collections import deque
 from functools import partial
 
 import pytest
 
-from forkrpc import WorkerDied, wire
+from forkrpc import WorkerDied, atomic, lending, wire
+from forkrpc import session as session_module
 from forkrpc.awaiter import Awaiter
 from forkrpc.death import Death
 from forkrpc.entries import Definition
@@ -137,3 +141,50 @@ def test_it_knows_what_was_sent_and_has_no_answer(session):
 
     assert session.has(future)
     assert not session.has(other)
+
+
+@contextlib.contextmanager
+def before_each_bytecode(act):
+    """Call *act* there, in the code of sessions, as another thread may run there."""
+    files = {module.__file__ for module in (lending, session_module)}
+
+    def trace(frame, event, _argument):
+        if frame.f_code.co_filename not in files:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            act()
+        return trace
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 looks at it here, once
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def enter(session, number):
+    """Do as `Lane.send` does."""
+    items = (print, session.last[0] + 1, number)
+    atomic.drop(map(deque.append, session.registers, items))
+
+
+@pytest.mark.parametrize("come", [lambda s, n: s.unsent.extend((n, print)), enter])
+def test_calls_that_come_meanwhile_are_not_lost(come):
+    """A thread that has found a worker may come when that has just ended."""
+    session = Lending("m.f", wire.LIMIT)
+    session.use(codec("pickle", session.define))
+    returned = []
+    session.take_back = returned.extend
+    session.again = lambda target, death, call_id: None
+    numbers = itertools.count(1)
+
+    come(session, next(numbers))
+    with before_each_bytecode(lambda: come(session, next(numbers))):
+        session.fail_all(died(0))
+    session.fail_all(died(0))
+
+    assert len(returned) > 100
+    assert sorted(returned[::2]) == list(range(1, next(numbers)))

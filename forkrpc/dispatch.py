@@ -195,6 +195,8 @@ class Dispatch(Intake):
             now = monotonic()
             if session.up:
                 self.scheduler.came_up(place, now)
+            if session.retired:
+                self.scheduler.leaves(place, now)
             load, spent = session.outstanding(), member.life.spent()
             self.scheduler.answered(place, load, spent, now)
             backlog = self.backlog()

@@ -253,13 +253,16 @@ class Inplace:
         if isinstance(error, SystemExit):
             from .child.leave import exit_status_of
 
-            self._die(exit_status_of(error))
-            return Failure(self._death(call_id))
+            return Failure(self._exited(exit_status_of(error), call_id))
         if not isinstance(error, Exception):  # it would end the caller's thread
             error = RemoteError(type_name(error), message_of(error), text_of(error))
         if getattr(error, "call", None) is None:
             name_call(error, f"call {call_id} of {self.name}")
         return Failure(error)
+
+    def _exited(self, status: int, call_id: int) -> Exception:
+        self._die(status)
+        return self._death(call_id)
 
     def _settle(self, call_id: int, outcome: "Any", target: "Any") -> None:
         if isinstance(target, Awaiter):

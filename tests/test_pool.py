@@ -57,6 +57,11 @@ def tell(value):
     return value
 
 
+def retire_then_tell():
+    retire()
+    return os.getpid()
+
+
 def count(most):
     yield from range(most)
 
@@ -236,6 +241,12 @@ def test_a_worker_that_retires_is_replaced(template):
         futures = [pool.submit(number) for number in range(20)]
         pids = {each.result(LIMIT) for each in futures}
     assert len(pids) > 2  # it may have more calls than one when it says so
+
+
+def test_a_worker_that_has_retired_gets_no_call_any_more(template):
+    with template.pool(retire_then_tell, max=1, load=1) as pool:
+        pids = [pool.call() for _ in range(20)]
+    assert len(set(pids)) == 20
 
 
 def test_a_worker_gets_so_many_calls_in_its_life(template):

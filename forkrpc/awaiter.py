@@ -27,13 +27,14 @@ class Awaiter(Limited):
 
     call_id: set when the call leaves the program's queue; 0 before.
     withdrawn: it was cancelled before that, and will not leave.
+    given_up: it was cancelled later; should its worker die, nobody makes it again.
     inbox: where (awaiter, outcome) is put in place of `Session.futures`.
     holder: the worker of a pool that has the call; None: it waits in the queue.
     stand_in: who is the target in its place, where the call is made once more.
     """
 
     call_id = 0
-    withdrawn = False
+    withdrawn = given_up = False
     holder: "Any" = None
     stand_in: "Awaiter | None" = None
     inbox: "deque[Any] | None" = None

@@ -13,7 +13,8 @@ from .awaiter import CANCELLED, Awaiter
 from .callbacks import last
 from .death import Death
 from .dispatch import Dispatch
-from .errors import Error
+from .errors import ClosedError, Error
+from .gate import Gate
 from .growth import Growth
 from .items import Items
 from .lending import Lending, LendingOverlapping
@@ -68,6 +69,7 @@ class Crew(Dispatch):
             reactor = self.program.reactor
             self._growth = Growth(reactor, own["max_growth"], self.hands)
         self._killed = False
+        self._ending: list[Member] = []  # have ended; their callbacks may not have run
         self._managing = False  # `_manage` will run
         self._timer: Timer | None = None
         self._ending = 0.0  # since when the program ends
@@ -103,6 +105,8 @@ class Crew(Dispatch):
         with self.lock:
             self.scheduler.ended(member.place, now)
             self.members.pop(member.place, None)
+        self._ending.append(member)
+        member.ended.tell(_Bell(self))
         if not member.was_asked(lost):
             refused = not death.timed_out and self._died(
                 death, now, set_up=member.session.up
@@ -154,9 +158,14 @@ class Crew(Dispatch):
             self.wake_sleepers()
         if self.closed is None or self.backlog():
             self.look_again(now)
-        elif not self.members:
+        elif not self.members and not self._still_ending():
             self._finish()
         self.deliver()
+
+    def _still_ending(self) -> "list[Member]":
+        """Return the workers that have ended and still have callbacks to run."""
+        self._ending = [each for each in self._ending if not each.ended.is_open()]
+        return self._ending
 
     def _fail_hopeless(self) -> None:
         if not self.backlog():
@@ -226,15 +235,21 @@ class Crew(Dispatch):
 
     def kill_call(self, target: "Any") -> bool:
         """End the worker that executes the call; return whether it is cancelled."""
-        target = target.stand_in or target
-        member = target.holder
-        if member is None:
-            return False
-        begun = target.call_id and target.call_id <= member.life.begun()
-        target.settle(CANCELLED)
-        if begun and member.session.has(target):
-            member.kill_quietly(signal.SIGKILL)
-        return True
+        call = target.stand_in or target
+        member = call.holder
+        if member is None:  # it has ended just now, or its worker has
+            return bool(target.cancel())
+        call.given_up = True
+        begun = member.life.begun()
+        # A blocking worker that has begun another call is through with this one.
+        executed = call.call_id and (
+            call.call_id == begun
+            or (call.call_id < begun and self._options["backend"] == "async")
+        )
+        call.settle(CANCELLED)
+        if executed and member.session.has(call):
+            member.end_quietly()
+        return bool(target.cancelled())
 
     def close(self) -> None:
         """Take no more calls; what there is, is finished."""
@@ -280,12 +295,21 @@ class Crew(Dispatch):
 
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of all that was received so far have run."""
+        if self.flow.inert:
+            raise ClosedError(self.closed)
         limit = None if timeout is None else monotonic() + timeout
-        for member in self.hands():
+        for member in [*self.hands(), *self._ending]:
             left = None if limit is None else max(0.0, limit - monotonic())
             if not member.drain(left):
                 return False
-        return True
+        done = Gate()
+
+        def mark() -> None:
+            self.session.call_soon(last, done)
+            self.deliver()
+
+        self.program.reactor.soon(mark)
+        return done.wait(None if limit is None else max(0.0, limit - monotonic()))
 
     def close_at_exit(self) -> None:
         self._ending = monotonic()
@@ -309,6 +333,16 @@ class Crew(Dispatch):
         self.flow.inert = True
         self.ended.open()
         self.loops.abandon()
+
+
+class _Bell:
+    """Rung when the callbacks of a worker that has ended have run."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    def put(self, _: None) -> None:
+        self._crew.manage_soon()
 
 
 def before_all(death: Death) -> Death:

@@ -121,6 +121,9 @@ def _sort_out(
     lost = 0
     for call_id, call, target in pending:
         begun = death.begun is None or call_id <= death.begun
+        if isinstance(target, Awaiter) and target.given_up:
+            session.fail(call_id, target, death)  # where it is not settled yet
+            continue
         other = session.again(target, death, call_id) if begun else target
         if other is None or (isinstance(other, Items) and other.closed):
             session.fail(call_id, target, death)

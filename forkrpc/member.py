@@ -1,5 +1,7 @@
 """One worker of a pool: a connection whose calls come from the pool's queue."""
 
+from signal import SIGKILL
+
 from .carrying import CarryingArguments
 from .connection import Connection
 
@@ -36,6 +38,7 @@ class Member(Connection):
     def __init__(self, crew: "Crew", place: "Place", *args: "Any") -> None:
         self.place = place
         self._crew = crew
+        self._unwanted = False
         self.told = 0  # definitions of classes that it was sent
         self.cells: Cells | None = None  # in a notebook
         super().__init__(*args)
@@ -62,6 +65,8 @@ class Member(Connection):
 
     def was_asked(self, lost: int) -> bool:
         """Return whether it has ended as it was asked to, and lost no call."""
+        if self._unwanted:
+            return not lost
         in_order = self._closing and not lost and not self.life.returncode
         return in_order or self._killed
 
@@ -84,6 +89,11 @@ class Member(Connection):
 
     def _tell_end(self, lost: int) -> None:
         self._crew.gone(self, self.life.death(self.session.setup_failure), lost)
+
+    def end_quietly(self) -> None:
+        """End it for a call that nobody wants; others may be lost, which is told."""
+        self._unwanted = True
+        self.life.kill(SIGKILL)
 
     def kill_quietly(self, number: int) -> None:
         """End it as the user asked: nobody is to be told."""

@@ -84,6 +84,7 @@ class Overlapping(Session):
     def cancelling(self, target: Awaiter) -> "bytes | None":
         if target.call_id not in self.pending:
             return None
+        target.given_up = True
         self.futures.append((target, CANCELLED))
         return wire.encode(wire.CANCEL, first=target.call_id)
 

@@ -1,5 +1,6 @@
 """End-to-end: workers of a pool that start, die and end (also: see test_pool)."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -7,7 +8,8 @@ import time
 
 import pytest
 
-from forkrpc import Forker, SetupError
+import faulty
+from forkrpc import Forker, SetupError, WorkerDied
 from helpers import run_program, wait_until
 
 LIMIT = 20.0  # seconds; much more than it takes
@@ -166,3 +168,74 @@ def test_it_rests_while_its_last_call_runs(template, tmp_path, monkeypatch):
         pass
     assert future.result(LIMIT) == "through"
     assert pool.join(LIMIT)
+
+
+def note_and_hang(path):
+    faulty.append(path, "begun")
+    faulty.do("hang")
+
+
+def test_a_call_that_was_cancelled_with_its_worker_is_not_made_again(
+    template, tmp_path
+):
+    path = tmp_path / "begun"
+    with template.pool(note_and_hang, max=1, retries=5) as pool:
+        future = pool.submit(str(path))
+        wait_until(path.exists, LIMIT)
+        assert pool.cancel(future, kill=True)
+        assert future.cancelled()
+        wait_until(lambda: pool.pending == 0, LIMIT)
+    assert path.read_text() == "begun\n"
+
+
+async def block(path):
+    faulty.touch_and_hang(path)
+
+
+def test_a_cancelled_call_of_an_asynchronous_worker_goes_to_no_other(tmp_path):
+    first, second = str(tmp_path / "1"), str(tmp_path / "2")
+    options = {"max": 1, "load": 10, "backend": "async", "on_error": lambda _: None}
+    with Forker() as template, template.pool(block, **options) as pool:
+        blocked = pool.submit(first)
+        wait_until(lambda: os.path.exists(first), LIMIT)
+        behind = pool.submit(second)  # sent, and does not begin
+        wait_until(behind.running, LIMIT)
+        assert behind.cancel()
+        os.kill(*pool.pids, signal.SIGKILL)
+        assert isinstance(blocked.exception(LIMIT), WorkerDied)
+        wait_until(lambda: pool.pending == 0, LIMIT)
+    assert not os.path.exists(second)
+
+
+def test_on_destroy_comes_behind_the_error_of_the_last_worker(template):
+    order = []
+    pool = template.pool(
+        "faulty.do",
+        max=1,
+        on_error=lambda error: order.append(type(error)),
+        on_destroy=lambda: order.append("end"),
+    )
+    pool("hard-exit", None)
+    pool.close()
+    assert pool.join(LIMIT)
+    assert order == [WorkerDied, "end"]
+
+
+def test_on_destroy_comes_behind_all_callbacks_in_a_loop(template):
+    async def main():
+        order, ended = [], asyncio.Event()
+
+        def on_destroy():
+            order.append("end")
+            ended.set()
+
+        loop = asyncio.get_running_loop()
+        pool = template.pool(abs, max=2, loop=loop, on_destroy=on_destroy)
+        for number in range(1000):
+            pool(number, order.append)
+        pool.close()
+        wait_until(lambda: not (pool.pending or pool.pids), LIMIT)  # no turn for it
+        await ended.wait()
+        assert order.index("end") == 1000
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT))

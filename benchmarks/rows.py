@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import awaiting, creation, latency, pools, throughput, upkeep
+from benchmarks import awaiting, creation, latency, mapping, pools, throughput, upkeep
 from benchmarks.scale import Scale
 
 
@@ -55,6 +55,7 @@ CREATORS = (
     "billiard",
 )
 BESIDE_POOL = ("forkrpc", "pool_fork")
+MAPPERS = ("forkrpc", "pool_fork", "futures", "loky")
 
 ROWS = {
     "round_trip": Row(
@@ -108,6 +109,21 @@ ROWS = {
         throughput.pipelined_async,
         ("forkrpc", "forkrpc_sync"),
         CALLS,
+    ),
+    "map_tiny": Row(
+        "map of 300,000 tiny calls, 2 workers, peers at their best chunk size",
+        mapping.map_tiny,
+        MAPPERS,
+        CALLS,
+        quick_rounds=1,
+    ),
+    "map_tasks": Row(
+        "map of 1,000 tasks of 10 ms, 2 workers",
+        mapping.map_tasks,
+        MAPPERS,
+        CALLS,
+        rounds=9,
+        quick_rounds=1,
     ),
     "single_use": Row(
         "single-use workers, small parent", creation.single_use, CREATORS, WORKERS

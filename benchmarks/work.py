@@ -22,6 +22,14 @@ def echo(value: Any) -> Any:
     return value
 
 
+def burn(value: Any) -> Any:
+    """Use 10 ms of CPU time and return *value*."""
+    end = time.thread_time() + 0.01
+    while time.thread_time() < end:
+        pass
+    return value
+
+
 def numbers(count: int) -> Iterator[int]:
     """Yield small integers."""
     yield from range(count)

@@ -1,12 +1,14 @@
 """What a call gives its worker, as it waits in `Session.unsent`."""
 
 from . import wire
-from .entries import Keywords, LimitedBody, LimitedKeywords, Streamed
+from .chunks import call_of, plain, plain_tuples
+from .entries import Chunk, Keywords, LimitedBody, LimitedKeywords, Streamed
 from .errors import SerialiserError
 from .serialisers import keepable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from .session import Session
@@ -60,6 +62,29 @@ class Arguments:
         call = Streamed(body)
         call.flags = flags
         return call
+
+    def chunked(self) -> bool:
+        """Return whether many items of a map may share one call."""
+        # One call of them all could be longer than *most* where each is not.
+        return self._session.codec.trusted and self._most >= wire.LIMIT
+
+    def chunk(self, items: "Sequence[Any]", *, starred: bool) -> "Chunk | None":
+        """Return the call of these items; None if each needs a body of its own.
+
+        starred: each is a tuple of arguments.
+        """
+        found = plain_tuples(items) if starred else plain(items)
+        if found is None:
+            return None
+        return Chunk(call_of(found, starred=starred, plain=True))
+
+    def chunk_of(self, bodies: "list[bytes]") -> Chunk:
+        """Return the call of items that are bodies."""
+        return Chunk(call_of(bodies, starred=True, plain=False))
+
+    def body(self, args: "Args") -> bytes:
+        """Return the body of an item."""
+        return self._body(args, {})
 
     def _body(self, args: "Args", kwargs: "Keys") -> bytes:
         body = self._session.codec.dump((*args, kwargs) if kwargs else args)

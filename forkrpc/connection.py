@@ -68,11 +68,11 @@ class Connection:
         channel = Channel if session.in_order else Overlapped
         self._channel = channel(program.reactor, sock, session)
         self.flow = Flow(session, self._channel, life, program)
-        self._options = options
-        self._arguments = Arguments(session, options["max_frame"])
-        self._waiting = self._arguments.waiting
+        self.options = options
+        self.arguments = Arguments(session, options["max_frame"])
+        self._waiting = self.arguments.waiting
         self._callbacks = Callbacks(session, program.reactor, options)
-        self._limited = False  # some call had a limit of its own
+        self.limited = False  # some call had a limit of its own
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
         self._seen = 0  # the first call whose result was held at the last look
@@ -98,7 +98,7 @@ class Connection:
     def give(self, arguments: Arguments) -> None:
         """Have these make what a call gives the worker; before the first call."""
         self.session.take_no_more()  # all calls shall come here
-        self._arguments, self._waiting = arguments, arguments.waiting
+        self.arguments, self._waiting = arguments, arguments.waiting
 
     # Calls, in any thread.
 
@@ -108,7 +108,7 @@ class Connection:
         Never blocks.  Raise SerialiserError or ClosedError.
         """
         if self.closed is not None:
-            self._check_open()
+            self.check_open()
         self.session.unsent.extend((self._waiting(args, kwargs), target))
         self.send()
 
@@ -123,18 +123,18 @@ class Connection:
         if limit is None:
             self.submit(args, kwargs, target)
         else:
-            self._check_open()
-            self._limited = True
-            call = self._arguments.limited(args, kwargs, limit)
+            self.check_open()
+            self.limited = True
+            call = self.arguments.limited(args, kwargs, limit)
             self.session.unsent.extend((call, target))
             self.send()
 
     def stream(self, args: "Args", kwargs: "Keys", items: "Items") -> None:
         """As `submit_for`, for a call whose items go to *items*."""
         self.session.varied = True
-        self._check_open()
-        self._limited = self._limited or items.limit is not None
-        call = self._arguments.streamed(args, kwargs, items.limit)
+        self.check_open()
+        self.limited = self.limited or items.limit is not None
+        call = self.arguments.streamed(args, kwargs, items.limit)
         self.session.unsent.extend((call, items))
         self.send()
         self._channel.flush()
@@ -148,9 +148,9 @@ class Connection:
     def call_within(self, args: "Args", kwargs: "Keys", limit: float) -> object:
         """As `call`, with a limit in seconds."""
         self.program.check_may_wait("call()")
-        self._check_open()
-        self._limited = True
-        call = self._arguments.limited(args, kwargs, limit)
+        self.check_open()
+        self.limited = True
+        call = self.arguments.limited(args, kwargs, limit)
         self.look_after_calls()
         return result_of(self._channel.exchange(call, LimitedQueue(limit)))
 
@@ -162,7 +162,7 @@ class Connection:
             call = args[0]
         else:
             if self.closed is not None:
-                self._check_open()
+                self.check_open()
             call = self._waiting(args, kwargs)
         self.look_after_calls()
         outcome = self._channel.exchange(call, SimpleQueue())
@@ -173,7 +173,7 @@ class Connection:
         finally:
             del outcome  # the frame is in the traceback: no cycle through it
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         """Raise ClosedError, or what ended the worker."""
         if self.closed is not None:
             error = self.death_error()
@@ -267,7 +267,7 @@ class Connection:
         self._channel.tick()
         self.flow.stop_closed()
         self.on_read()
-        if self._limited:
+        if self.limited:
             self.life.look_at_limit(TICK)
         self._ticking = False  # first: a call that comes now starts anew
         # A program that calls again and again keeps it ticking: no wake for each call.
@@ -316,8 +316,8 @@ class Connection:
             death = self.life.death(self.session.setup_failure)
             error = death.error_of(death.timed_out)
             self.session.call_soon(self.session.on_error, error)
-        elif self._options["on_destroy"] is not None:
-            self.session.call_soon(destroyed, self._options["on_destroy"])
+        elif self.options["on_destroy"] is not None:
+            self.session.call_soon(destroyed, self.options["on_destroy"])
 
     def _sweep(self) -> int:
         """Fail what has no answer; return how many calls."""
@@ -376,7 +376,7 @@ class Connection:
         return self.session.outstanding()
 
     def wait_for_end(self, timeout: float) -> bool:
-        if self._options["done"] is None:
+        if self.options["done"] is None:
             return self.ended.wait(timeout)
         limit = monotonic() + timeout
         while self.outstanding() and monotonic() < limit:
@@ -385,7 +385,7 @@ class Connection:
 
     def kill_at_exit(self) -> None:
         # With `done` a worker goes on when the program has gone.
-        if self._options["done"] is None or self.outstanding():
+        if self.options["done"] is None or self.outstanding():
             self.kill(signal.SIGKILL)
 
     def abandon(self) -> None:

@@ -59,8 +59,8 @@ class Crew(Dispatch):
         super().__init__(link.program, name, options, room, scheduler)
         self._link = link
         self._function = function
-        self._options = options
         self.most = own["max"]
+        self.counts_calls = own["max_calls"] is not None
         self._retries = own["retries"]
         self._grace = own["exit_grace"]
         self._tells_worker = takes_worker(options["on_event"])
@@ -184,7 +184,7 @@ class Crew(Dispatch):
     def _start(self, place: "Place") -> None:
         made = partial(Member, self, place)
         try:
-            member = connect(self._link, self._function, self._options, SESSIONS, made)
+            member = connect(self._link, self._function, self.options, SESSIONS, made)
         except Exception as error:  # such as SetupError: no descriptors are left
             with self.lock:
                 self.scheduler.ended(place, monotonic())
@@ -196,7 +196,7 @@ class Crew(Dispatch):
             return
         assert isinstance(member, Member)
         if self._tells_worker:
-            tell, life = self._options["on_event"], member.life
+            tell, life = self.options["on_event"], member.life
             member.session.on_event = lambda *args: tell(*args, worker=life.pid)
         if not member.life.over:  # else the template has ended, and `gone` was called
             self.members[place] = member
@@ -282,7 +282,7 @@ class Crew(Dispatch):
         if self._growth is not None:
             self._growth.stop()
         self.deliver()
-        if self._options["pool_destroy"] is not None and not self._killed:
+        if self.options["pool_destroy"] is not None and not self._killed:
             self.session.call_soon(self._on_destroy, None)
         self.session.call_soon(last, self.ended)
         self.deliver()
@@ -291,7 +291,7 @@ class Crew(Dispatch):
             self._sleepers.popleft().put(None)
 
     def _on_destroy(self, _: object) -> None:
-        self._options["pool_destroy"]()
+        self.options["pool_destroy"]()
 
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of all that was received so far have run."""

@@ -8,6 +8,7 @@ What is to be sent tells by its type how:
     Keywords              such a body with keyword arguments
     Limited...            the same, of calls with a time limit of their own
     Streamed              the body of a stream's call, whatever it has
+    Chunk                 the call of a map's chunk of items
     Definition            a DEFINE body
 
 Calls of the first two kinds are serialised many at once.  They cost the collector
@@ -56,6 +57,12 @@ class Streamed(bytes):
     flags = 0
 
 
+class Chunk(bytes):
+    """The body of a call that stands for those of many items (`chunks`)."""
+
+    __slots__ = ()
+
+
 class Definition(bytes):
     """A DEFINE body.  It is no call: nobody gets an outcome."""
 
@@ -72,6 +79,7 @@ _FLAGS: "dict[type, int]" = {
     Keywords: wire.KEYWORDS,
     LimitedBody: wire.LIMITED,
     LimitedKeywords: wire.LIMITED | wire.KEYWORDS,
+    Chunk: wire.CHUNK,
 }
 
 

@@ -52,7 +52,7 @@ class Member(Connection):
 
     def has_limits(self) -> None:
         """Some of its calls have a limit of their own."""
-        self._limited = True
+        self.limited = True
 
     def exchange(self, call: object, queue: "Any") -> object:
         """Make a call that this worker is to have; return its outcome."""

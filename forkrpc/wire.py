@@ -13,7 +13,8 @@ A connection opens, in both directions, with GREETING.  Then frames follow:
 all little endian.  The body of a frame with PACKED in its flags is one serialised list
 of `count` items; with another count than 1 it is a table of `count` u32 lengths and the
 bodies behind it; else it is one body.  An item of a PACKED CALL is the tuple of its
-arguments, or, with ONES in the flags, its only argument.
+arguments, or, with ONES in the flags, its only argument.  With CHUNK in them each body
+of a CALL stands for calls of many items of a map; its result too (`chunks`).
 
 A stream is a call whose function yields items.  It is made by one STREAM frame, whose
 `first` is its id among the calls, and answered by
@@ -76,6 +77,7 @@ LIMITED = 16  # flag of calls and streams: each body begins with its limit, f64 
 FOR_GOOD = 1  # flag of CLOSE: the program ends
 ENDED = 32  # flag of a stream's RESULT
 WITHDRAWN = 64  # flag of STREAM: it was closed before it was sent; no body
+CHUNK = 128  # flag of CALL: each body is a chunk of a map's items
 WARNING = 1  # flag of LOG: a warning, no record
 STDOUT, STDERR, PIPED = 1, 2, 4  # flags of OUTPUT: where to show it, how it came
 

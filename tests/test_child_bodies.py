@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from forkrpc import RemoteError, SerialiserError, outcome, serialisers
-from forkrpc.child.bodies import error_body, load_arguments, result_body
+from forkrpc import RemoteError, SerialiserError, outcome, serialisers, wire
+from forkrpc.child.bodies import error_body, load_arguments, load_call, result_body
 
 
 def codec(name="pickle"):
@@ -14,6 +14,15 @@ def codec(name="pickle"):
 
 def test_arguments_are_loaded():
     assert load_arguments(codec(), pickle.dumps((1, 2))) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [(0, ((1, {}), {})), (wire.KEYWORDS, ((1,), {}))]
+)
+def test_a_call_is_loaded_with_its_keywords(flags, expected):
+    frame = wire.Frame(wire.STREAM, flags, 0, 1, 1, pickle.dumps((1, {})))
+
+    assert load_call(codec(), frame) == expected
 
 
 def test_arguments_that_do_not_load_are_told_with_their_cause():

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from forkrpc import fds, outcome, progress, serialisers, wire
+from forkrpc import chunks, fds, outcome, progress, serialisers, wire
 from forkrpc.child import replies as replies_module
 from forkrpc.child import sync as sync_module
 from forkrpc.child.sync import Sync
@@ -645,3 +645,33 @@ def test_a_worker_that_gets_a_call_behind_the_programs_end_leaves(lifeline_signa
     assert made.serve() == 0
     assert made.program_gone
     assert called == []
+
+
+def chunk(items, number):
+    body = chunks.call_of(chunks.plain(items), starred=False, plain=True)
+    return wire.encode(wire.CALL, body, flags=wire.CHUNK, first=number)
+
+
+def test_a_chunk_is_one_call_of_many_items():
+    status, found = serve(str, chunk([1, 2, 3], 1), call(2, 4), chunk(range(2), 3))
+
+    assert status == 0
+    assert [each[:2] for each in found] == [(wire.RESULT, n) for n in (1, 2, 3)]
+    assert found[1][2] == "4"
+    results = [chunks.results_of(found[n][2]) for n in (0, 2)]
+    assert results == [(True, ["1", "2", "3"], None), (True, ["0", "1"], None)]
+
+
+def test_a_chunk_with_an_item_that_asks_for_the_end_has_no_answer():
+    def function(item):
+        raise SystemExit(item)
+
+    assert serve(function, chunk([7], 1), chunk([8], 2)) == (7, [])
+
+
+def test_a_chunk_that_is_none_fails_alone():
+    broken = wire.encode(wire.CALL, b"broken", flags=wire.CHUNK, first=1)
+    status, found = serve(str, broken, chunk([1], 2))
+
+    assert status == 0
+    assert [each[:2] for each in found] == [(wire.ERROR, 1), (wire.RESULT, 2)]

@@ -4,13 +4,14 @@ from _pickle import dumps
 
 from .. import outcome
 from ..errors import SerialiserError
-from ..wire import LIMIT
+from ..wire import KEYWORDS, LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from ..serialisers import Codec
+    from ..wire import Frame
 
 
 def load_arguments(codec: "Codec", body: "Any") -> "Any":
@@ -25,6 +26,12 @@ def load_arguments(codec: "Codec", body: "Any") -> "Any":
         raise SerialiserError(
             f"arguments cannot be loaded: {kind}: {error}{hint}"
         ) from error
+
+
+def load_call(codec: "Codec", frame: "Frame") -> "tuple[Any, dict[str, Any]]":
+    """Return the arguments and the keywords of the one call of a frame."""
+    args = load_arguments(codec, frame.body)
+    return (args[:-1], args[-1]) if frame.flags & KEYWORDS else (args, {})
 
 
 def error_body(codec: "Codec", error: BaseException, limit: int = LIMIT) -> bytes:

@@ -14,7 +14,8 @@ from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
 from ..spin import Spin
 from ..system import LIFELINE_SIGNAL
-from .bodies import error_body, load_arguments
+from .bodies import error_body, load_arguments, load_call
+from .chunk import Chunks
 from .clock import Clock
 from .leave import exit_status_of
 from .replies import Replies
@@ -23,7 +24,7 @@ from .stream import Producer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from ..progress import Page
@@ -40,8 +41,8 @@ class Sync:
 
     def __init__(self, channel: "socket", spec: "dict[str, Any]", page: "Page") -> None:
         self.replies = Replies(channel, page, spec["max_frame"])
-        self._channel = channel
-        self._page, self._words = page, page.words
+        self._chunks = Chunks(self, spec["max_frame"])
+        self._channel, self._page, self._words = channel, page, page.words
         self._timed = spec["timed"]
         self._mortal = spec["mortal"]
         self._is_idle = False
@@ -65,6 +66,7 @@ class Sync:
         """End when the function returns: it forked this process."""
         self.copy = True
         self.replies.become_copy()
+        self._chunks.become_copy()
 
     def serve(self) -> int:
         """Execute calls until the end of input; return the exit status."""
@@ -191,19 +193,20 @@ class Sync:
         if frame.kind == wire.CALL:
             if not self._busy():
                 return
-            if frame.first > self.replies.done() + 1:
+            first, flags = frame.first, frame.flags
+            if first > self.replies.done() + 1:
                 raise ProtocolError(f"{frame!r} after call {self.replies.done()}")
-            if frame.flags & wire.ONES:
-                self._ones(frame.first, self._packed(frame))
-            elif frame.flags & wire.PACKED:
-                self._calls(frame.first, self._packed(frame), None)
-            elif frame.flags & wire.LIMITED:
+            if flags & wire.ONES:
+                self._ones(first, self._packed(frame))
+            elif flags & wire.PACKED:
+                self._calls(first, self._packed(frame), None)
+            elif flags & wire.LIMITED:
                 self._timed = True  # the program looks at the limits
-                self._calls(
-                    frame.first, frame.limited()[1], load_arguments, frame.flags
-                )
+                self._calls(first, frame.limited()[1], load_arguments, flags)
+            elif flags & wire.CHUNK:
+                self._calls(first, frame.bodies(), self._chunks.load, flags)
             else:
-                self._calls(frame.first, frame.bodies(), load_arguments, frame.flags)
+                self._calls(first, frame.bodies(), load_arguments, flags)
         elif frame.kind == wire.STREAM:
             if self._busy():
                 self._stream(frame)
@@ -301,6 +304,8 @@ class Sync:
         """
         words, replies, function = self._words, self.replies, self.function
         call_id, codec = replies.done() + 1, self.codec
+        if flags & wire.CHUNK:
+            function = self._chunks.execute
         clock = Clock(call_id)
         for args in islice(calls, call_id - first, None):
             if self._timed:
@@ -341,7 +346,8 @@ class Sync:
                 if self._timed:
                     self._words[SINCE] = monotonic_ns()
                 self._words[BEGUN] = call_id
-                producer.send_all(self._iterator(frame))
+                args, keywords = load_call(self.codec, frame)
+                producer.send_all(self.streamed(*args, **keywords))
             if self.copy:
                 os._exit(0)
             self._idle_behind(call_id)
@@ -356,12 +362,6 @@ class Sync:
             producer.end()
         if producer.broken is not None:
             raise producer.broken
-
-    def _iterator(self, frame: wire.Frame) -> "Iterator[Any]":
-        args, keywords = list(load_arguments(self.codec, frame.body)), {}
-        if frame.flags & wire.KEYWORDS:
-            keywords = args.pop()
-        return self.streamed(*args, **keywords)  # type: ignore[no-any-return]
 
     def _failed(self, call_id: int, error: BaseException) -> None:
         if self.copy:

@@ -72,7 +72,7 @@ class Crew(Dispatch):
         self._ending: list[Member] = []  # have ended; their callbacks may not have run
         self._managing = False  # `_manage` will run
         self._timer: Timer | None = None
-        self._ending = 0.0  # since when the program ends
+        self._exit_since = 0.0  # when the program began to end
         self.program.ends[self] = None
         self.program.reactor.start()
         self.manage_soon()
@@ -244,7 +244,7 @@ class Crew(Dispatch):
         # A blocking worker that has begun another call is through with this one.
         executed = call.call_id and (
             call.call_id == begun
-            or (call.call_id < begun and self._options["backend"] == "async")
+            or (call.call_id < begun and self.options["backend"] == "async")
         )
         call.settle(CANCELLED)
         if executed and member.session.has(call):
@@ -312,7 +312,7 @@ class Crew(Dispatch):
         return done.wait(None if limit is None else max(0.0, limit - monotonic()))
 
     def close_at_exit(self) -> None:
-        self._ending = monotonic()
+        self._exit_since = monotonic()
         self.close()
         self.flow.close_those_of(0, get_ident())
 
@@ -321,7 +321,7 @@ class Crew(Dispatch):
             return self.ended.wait(timeout)
         if self._grace == inf:
             return self.ended.wait(None)
-        return self.ended.wait(max(0.0, self._ending + self._grace - monotonic()))
+        return self.ended.wait(max(0.0, self._exit_since + self._grace - monotonic()))
 
     def kill_at_exit(self) -> None:
         self.kill()

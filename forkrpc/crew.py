@@ -108,21 +108,22 @@ class Crew(Dispatch):
         self._ending.append(member)
         member.ended.tell(_Bell(self))
         if not member.was_asked(lost):
-            refused = not death.timed_out and self._died(
-                death, now, set_up=member.session.up
-            )
-            if refused or lost or death.timed_out:
+            refused = not death.timed_out and self._died(death, now)
+            if refused or lost or death.timed_out or death.setup is not None:
                 member.tell_error(death.error_of(death.timed_out))
             else:
                 warn_of(death)
         self._manage()
 
-    def _died(self, death: Death, now: float, *, set_up: bool) -> bool:
+    def _died(self, death: Death, now: float) -> bool:
         """A worker has died; return whether calls are refused from now on."""
-        hopeless = self.scheduler.trouble.death(now, set_up=set_up)
-        if hopeless:
-            self.refuse(before_all(death))
-        return hopeless
+        set_up = death.setup is None
+        if not self.scheduler.trouble.death(now, set_up=set_up):
+            return False
+        if not set_up and self.scheduler.healthy():
+            return False  # those that there are do what there is to do
+        self.refuse(before_all(death))
+        return True
 
     def refuses(self) -> bool:
         return self.scheduler.trouble.refuses(monotonic())
@@ -191,7 +192,7 @@ class Crew(Dispatch):
             death = Death(self.session.name, None, None, setup=str(error))
             if not isinstance(error, Error):
                 death.setup = f"{type(error).__name__}: {error}"
-            self._died(death, monotonic(), set_up=False)
+            self._died(death, monotonic())
             self.session.call_soon(self.session.on_error, death.error_of(0))
             return
         assert isinstance(member, Member)

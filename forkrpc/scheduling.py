@@ -237,7 +237,7 @@ class Scheduler:
     def to_start(self, backlog: int, now: float) -> int:
         """Return how many workers to start."""
         counted = [each for each in self.places if each.load or not each.leaving]
-        most = 1 if self.trouble.lasts() else self._most + self._spares
+        most = self._most_now()
         if len(counted) >= most or self.trouble.refuses(now):
             self._waiting = None
             return 0
@@ -251,6 +251,17 @@ class Scheduler:
             self._waiting = None
             return 0
         return min(most - len(counted), self._now_of(needed, len(counted), now))
+
+    def _most_now(self) -> int:
+        """Return how many workers there may be; in trouble one more is tried."""
+        most = self._most + self._spares
+        if not self.trouble.lasts():
+            return most
+        return min(most, 1 + (self.healthy() if self.trouble.of_set_up else 0))
+
+    def healthy(self) -> int:
+        """Return how many workers can go on, though others cannot be set up."""
+        return len(self.takers())
 
     def _now_of(self, needed: int, counted: int, now: float) -> int:
         """Return how many of the workers that are needed are to be started now."""
@@ -288,34 +299,39 @@ class Trouble:
     """Workers that die or cannot be set up, and answer nothing in between.
 
     until: when a worker may be tried again.
+    of_set_up: the last one could not be set up.
     """
 
     def __init__(self) -> None:
         self.until = 0.0
+        self.of_set_up = False
         self._deaths = 0
         self._pause = 0.0
-        self._set_up = True  # the last one that died was
 
     def clear(self) -> None:
-        """A call has an answer."""
-        self._deaths, self._pause = 0, 0.0
+        """A call has an answer; which does not tell that more could be set up."""
+        self._deaths = 0
+        if not self.of_set_up:
+            self._pause = 0.0
 
     def came_up(self) -> None:
         """A worker was set up; which is an end of trouble if others could not be."""
-        if not self._set_up:
+        if self.of_set_up:
+            self.of_set_up = False
             self.clear()
 
     def death(self, now: float, *, set_up: bool) -> bool:
-        """A worker has ended; return whether calls are to be refused for a while.
+        """A worker has ended; return whether it is to be feared that all would.
 
-        set_up: whether it was.
+        set_up: whether it could be; also where it was killed before it was.
         """
-        self._set_up = set_up
-        self._deaths = self._deaths + 1 if set_up else max(self._deaths + 1, HOPELESS)
-        if self._deaths < HOPELESS:
+        self.of_set_up = not set_up
+        self._deaths += set_up
+        if set_up and self._deaths < HOPELESS:
             return False
-        self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
-        self.until = now + self._pause
+        if now >= self.until or not self._pause:  # else it was started before
+            self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
+            self.until = now + self._pause
         return True
 
     def lasts(self) -> bool:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -239,3 +240,36 @@ def test_on_destroy_comes_behind_all_callbacks_in_a_loop(template):
         assert order.index("end") == 1000
 
     asyncio.run(asyncio.wait_for(main(), LIMIT))
+
+
+def test_a_worker_that_is_killed_while_it_starts_costs_no_call(template, tmp_path):
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+
+    with template.pool(pid, max=1, init=partial(faulty.gate, str(path))) as pool:
+        future = pool.submit()
+        wait_until(lambda: pool.pids, LIMIT)
+        first = pool.pids
+        os.kill(*first, signal.SIGKILL)
+        wait_until(lambda: pool.pids not in (first, []), LIMIT)
+        with open(path, "wb"):
+            pass
+        assert [future.result(LIMIT)] == pool.pids
+
+
+def test_who_is_set_up_goes_on_while_others_cannot_be(template, tmp_path):
+    first, errors = tmp_path / "first", []
+
+    def init():
+        faulty.touch(first)  # the second to do so fails
+
+    options = {"max": 4, "load": 1, "start": 0.001, "on_error": errors.append}
+    with template.pool(time.sleep, init=init, **options) as pool:
+        pool.call(0)
+        futures = [pool.submit(0.05) for _ in range(10)]
+        assert [each.result(LIMIT) for each in futures] == [None] * 10
+        assert isinstance(errors[0], SetupError)
+        os.unlink(first)
+        futures = [pool.submit(0.05) for _ in range(20)]
+        wait_until(lambda: len(pool.pids) > 1, LIMIT)
+        assert [each.result(LIMIT) for each in futures] == [None] * 20

@@ -266,11 +266,33 @@ def test_the_pause_doubles_up_to_a_limit():
     trouble = Trouble()
     pauses = []
     for _ in range(15):
-        trouble.death(0.0, set_up=False)
-        pauses.append(trouble.until)
+        now = trouble.until
+        trouble.death(now, set_up=False)
+        pauses.append(trouble.until - now)
 
-    assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
-    assert pauses[-1] == LONGEST_PAUSE
+    assert pauses[:3] == pytest.approx([FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE])
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE)
+
+
+def test_workers_that_were_started_together_are_one_trouble():
+    trouble = Trouble()
+    for _ in range(64):
+        trouble.death(0.0, set_up=False)
+
+    assert trouble.until == FIRST_PAUSE
+
+
+def test_who_is_set_up_goes_on_while_others_cannot_be():
+    made, places = with_workers(2, start=0)
+    for place in places:
+        made.given(place, 3)
+    made.trouble.death(0.0, set_up=False)
+    made.answered(places[0], 2, 0.0, 0.0)
+
+    assert made.to_start(9, FIRST_PAUSE / 2) == 0
+    assert made.to_start(9, FIRST_PAUSE * 2) == 1
+    made.started(FIRST_PAUSE * 2)
+    assert made.to_start(9, FIRST_PAUSE * 2) == 0
 
 
 def test_a_worker_that_is_set_up_ends_the_trouble_of_setting_up():

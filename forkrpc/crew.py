@@ -3,7 +3,9 @@
 All but `kill`, `close` and the like runs in the reactor's thread.
 """
 
+import _thread
 import signal
+from _queue import SimpleQueue
 from _thread import get_ident
 from functools import partial
 from math import inf
@@ -14,6 +16,7 @@ from .callbacks import last
 from .death import Death
 from .dispatch import Dispatch
 from .errors import ClosedError, Error
+from .fds import close_all
 from .gate import Gate
 from .growth import Growth
 from .items import Items
@@ -63,6 +66,7 @@ class Crew(Dispatch):
         self.counts_calls = own["max_calls"] is not None
         self._retries = own["retries"]
         self._grace = own["exit_grace"]
+        self._fds: list[int] = own["fds"]
         self._tells_worker = takes_worker(options["on_event"])
         self._growth: Growth | None = None
         if own["max_growth"] is not None:
@@ -174,7 +178,11 @@ class Crew(Dispatch):
         if self._killed:
             self.fail_queue(Death(self.session.name, None, None, begun=0))
         elif self.broken is not None and self.refuses():
+            targets = list(self.session.unsent)[1::2]  # came when others had failed
             self.fail_queue(self.broken)
+            if not all(isinstance(each, (Awaiter, SimpleQueue)) for each in targets):
+                error = self.broken.error_of(1)
+                self.session.call_soon(self.session.on_error, error)
 
     def look_again(self, now: float) -> None:
         delay = self.scheduler.look_again(now)
@@ -199,6 +207,8 @@ class Crew(Dispatch):
         if self._tells_worker:
             tell, life = self.options["on_event"], member.life
             member.session.on_event = lambda *args: tell(*args, worker=life.pid)
+        if self._killed:
+            member.kill_quietly(signal.SIGKILL)
         if not member.life.over:  # else the template has ended, and `gone` was called
             self.members[place] = member
 
@@ -210,7 +220,8 @@ class Crew(Dispatch):
             if member.session.unsent:
                 member.flush()
         self._manage()
-        undone = bool(self.loops.homes) and self.loops.tick()
+        self.wake_sleepers(all_of_them=True)
+        undone = bool(self._sleepers) or (bool(self.loops.homes) and self.loops.tick())
         self._ticking = bool(self.outstanding()) or undone
         return self._ticking
 
@@ -278,6 +289,7 @@ class Crew(Dispatch):
         if self.program.ends.pop(self, self) is self:
             return
         self._link.close()
+        close_all(self._fds)
         if self._timer is not None:
             self._timer.cancel()
         if self._growth is not None:
@@ -332,8 +344,10 @@ class Crew(Dispatch):
         self.session.take_no_more()
         self.closed = "this process was forked from the one that owns the pool"
         self.flow.inert = True
+        self.lock = _thread.RLock()  # another thread may have held it
         self.ended.open()
         self.loops.abandon()
+        close_all(self._fds)
 
 
 class _Bell:

@@ -4,10 +4,12 @@ A block moves into the session of a worker by one call into C.  Any thread does 
 at a time, under a lock.  Whatever an interrupt leaves undone, the next tick does.
 """
 
+from _thread import get_ident
 from collections import deque
 from functools import partial
 from itertools import islice, repeat
 from math import inf
+from threading import main_thread
 from time import monotonic
 
 from . import atomic
@@ -187,6 +189,11 @@ class Dispatch(Intake):
         if self.limited:
             member.has_limits()
         return member  # if that was its last call, `heard` closes it behind that
+
+    def check_nested(self) -> None:
+        if get_ident() == main_thread().ident:  # no other one is interrupted
+            for member in self.hands():
+                member.check_nested()
 
     def heard(self, member: "Member") -> None:
         if self.lock._is_owned():  # type: ignore[attr-defined]

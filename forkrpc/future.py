@@ -53,7 +53,7 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
 
     def running(self) -> bool:
         """Return whether the call was sent and has no answer."""
-        return bool(self.call_id) and self._state not in _DONE
+        return bool((self.stand_in or self).call_id) and self._state not in _DONE
 
     def cancel(self) -> bool:
         """Cancel the call, if it can be; return whether it is cancelled.

@@ -56,7 +56,7 @@ class Intake:
         self.lock = _thread.RLock()
         self.loops = Loops()
         self.definitions: list[bytes] = []
-        self.session = session = Session(name, options["max_frame"])
+        self.session = session = _Queue(name, options["max_frame"])
         session.use(codec(options["serialiser"], self.definitions.append))
         self.flow = Flows(self)
         self.limited = False  # some call has a limit of its own
@@ -86,6 +86,10 @@ class Intake:
         """Return who shall have this call at once; None: it waits."""
         raise NotImplementedError
 
+    def check_nested(self) -> None:
+        """Raise RuntimeError where this thread has been interrupted to wait."""
+        raise NotImplementedError
+
     def heard(self, member: "Member") -> None:
         """A worker has said something, or a call of it was given up.  Any thread."""
         raise NotImplementedError
@@ -112,7 +116,8 @@ class Intake:
         else:
             call = self.arguments.limited(args, kwargs, limit)
             self.limited = True
-        if not isinstance(getattr(target, "inner", target), Waiter):
+        inner = getattr(target, "inner", target)
+        if isinstance(inner, Awaiter) and not isinstance(inner, Waiter):
             self.await_room("submit()")
         self.session.varied = True
         self.session.unsent.extend((call, target))
@@ -145,6 +150,7 @@ class Intake:
     def _exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
         member = self.claim(call, queue)
         if member is None:
+            self.check_nested()
             self.await_room("call()")
             self.session.unsent.extend((call, queue))
             self.send()
@@ -158,12 +164,12 @@ class Intake:
     def cancel(self, target: "Awaiter") -> bool:
         """Cancel the call of *target*, if it can be; return whether it is cancelled."""
         target = target.stand_in or target
-        if self.lock._is_owned():  # type: ignore[attr-defined]
+        if self.flow.inert or self.lock._is_owned():  # type: ignore[attr-defined]
             return False  # a signal handler of the user; the call may be half moved
         with self.lock:
             member: Member | None = target.holder
-            if member is None:
-                self.session.withdrawn.add(target)
+            if member is None and not self.session.withdrawn.add(target):
+                return False  # it has just failed
         if member is not None:
             return member.cancel(target)
         self.program.reactor.soon(self.deliver)
@@ -186,7 +192,7 @@ class Intake:
         """Return a new exception while calls are refused, None else."""
         if self.closed is not None or self.broken is None or not self.refuses():
             return None
-        return self.broken.error_of(0)  # type: ignore[no-any-return]
+        return self.broken.error_of(1)  # type: ignore[no-any-return]
 
     def check_may_wait(self, verb: str) -> None:
         """Raise RuntimeError where waiting for callbacks would wait for itself."""
@@ -222,13 +228,16 @@ class Intake:
         return waiting >= self._room and self.closed is None
 
     def await_room(self, verb: str) -> None:
-        """Wait while as many calls wait as may."""
+        """Wait while as many calls wait as may.  Raise what `_check_open` does."""
+        if not self.is_full():
+            return
         while self.is_full():
             self.program.check_may_wait(f"{verb} with queue_limit")
             bell: SimpleQueue[None] = SimpleQueue()
             self._sleepers.append(bell)  # publish, then look
             if self.is_full():
                 bell.get()
+        self.check_open()
 
     async def await_room_in_loop(self, verb: str) -> None:
         """As `await_room`, in a task."""
@@ -238,11 +247,18 @@ class Intake:
             if self.is_full():
                 await bell.future
 
-    def wake_sleepers(self) -> None:
-        """Wake who waits for room, if there is some."""
+    def wake_sleepers(self, *, all_of_them: bool = False) -> None:
+        """Wake who waits for room, if there is some.  Any thread.
+
+        all_of_them: some may not wait any more, and would leave the room to nobody.
+        """
         while self._sleepers and not self.is_full():
-            self._sleepers.popleft().put(None)
-            if self._room - self.backlog() <= 1:
+            try:
+                bell = self._sleepers.popleft()
+            except IndexError:  # another thread was faster
+                return
+            bell.put(None)
+            if self._room - self.backlog() <= 1 and not all_of_them:
                 break
 
     # Where an event loop waits: as its channel, which it cannot watch.
@@ -279,6 +295,17 @@ class Intake:
         if self.loops.homes:
             self.loops.tell()
         self._callbacks.deliver()
+
+
+class _Queue(Session):
+    """What waits in a pool."""
+
+    def _failing(
+        self, call_id: int, target: "Any", death: "Death"
+    ) -> "tuple[list[Any], list[Any]]":
+        if isinstance(target, Awaiter):
+            target.call_id = -1  # cancelling it comes too late
+        return super()._failing(call_id, target, death)
 
 
 class _LoopBell:

@@ -58,6 +58,10 @@ class Member(Connection):
         """Make a call that this worker is to have; return its outcome."""
         return self._channel.exchange(call, queue)
 
+    def check_nested(self) -> None:
+        """Raise RuntimeError where the thread that reads was interrupted to wait."""
+        self._channel.check_nested()
+
     def flush(self) -> None:
         """Send what it was given.  Any thread."""
         self.look_after_calls()

@@ -4,6 +4,7 @@ from signal import SIGKILL
 
 from .amapping import amap_over
 from .crew import Crew
+from .fds import close_all, duplicate
 from .feed import Feed
 from .functions import name_of
 from .mapping import map_over
@@ -176,6 +177,7 @@ def start_pool(
     origin = link.with_asyncio() if asynchronous else link
     options["paced"] = not scheduler.exact
     options["pool_destroy"], options["on_destroy"] = options["on_destroy"], None
+    own["fds"] = _kept_open(options)
     crew = Crew(
         origin.fork(None),
         function,
@@ -185,3 +187,20 @@ def start_pool(
         own=own,
     )
     return Pool(crew)  # type: ignore[arg-type]
+
+
+def _kept_open(options: "dict[str, Any]") -> "list[int]":
+    """Duplicate the descriptors for 0-2 of workers; return those.
+
+    The caller may close its own at once, as with `run`.
+    """
+    fds: list[int] = []
+    for name in ("stdin", "stdout", "stderr"):
+        if isinstance(options[name], int):
+            try:
+                fds.append(duplicate(options[name]))
+            except BaseException:
+                close_all(fds)
+                raise
+            options[name] = fds[-1]
+    return fds

@@ -5,6 +5,7 @@ from _queue import SimpleQueue
 from .awaiter import Awaiter
 from .future import CallFuture
 from .items import Items
+from .limits import Limited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ class Retrying(Awaiter):
             self.inner.settle(outcome)
 
 
-class RetryingCallback:
+class RetryingCallback(Limited):
     """Stands for the callback of such a call."""
 
     def __init__(self, inner: "Callable[[Any], object]", tries: int) -> None:
         self.inner = inner
         self.tries = tries
+        self.limit = inner.limit if isinstance(inner, Limited) else None
 
     def __call__(self, result: object) -> None:
         self.inner(result)

@@ -580,3 +580,43 @@ def test_a_map_keeps_its_pool_open(template, settings):
     gc.collect()
 
     assert list(results) == list(range(0, 10_000, 2))
+
+
+def test_descriptors_for_workers_may_be_closed_at_once(template, tmp_path):
+    def say(text):
+        print(text, flush=True)
+
+    path = tmp_path / "said"
+    with open(path, "wb") as file:
+        pool = template.pool(say, max=1, stdout=file)
+    with pool, open(os.devnull, "rb"):  # which may take its number
+        pool.call("one")
+        os.kill(*pool.pids, signal.SIGKILL)
+        pool.call("two")
+    assert path.read_text() == "one\ntwo\n"
+
+
+def test_a_callback_has_its_limit_when_it_may_be_made_again(template):
+    errors = SimpleQueue()
+    with template.pool(sleep, max=1, on_error=errors.put) as pool:
+        pool.with_options(retries=3, timeout=0.1)(600, None)
+        assert isinstance(errors.get(timeout=LIMIT), CallTimeout)
+
+
+def test_a_call_that_is_made_again_can_be_cancelled(template, tmp_path):
+    def hang_twice(path):
+        with open(path, "a") as file:
+            file.write("begun\n")
+        time.sleep(600)
+
+    path = tmp_path / "begun"
+    with template.pool(hang_twice, max=1, retries=1) as pool:
+        future = pool.submit(str(path))
+        wait_until(path.exists, LIMIT)
+        os.kill(*pool.pids, signal.SIGKILL)
+        wait_until(lambda: path.read_text() == "begun\n" * 2, LIMIT)
+        assert future.running()
+        assert pool.cancel(future, kill=True)
+        assert not future.running()
+        wait_until(lambda: pool.pending == 0, LIMIT)
+        assert pool.submit(str(path)).cancel()

@@ -13,6 +13,7 @@ from itertools import islice
 
 from . import atomic, wire
 from .awaiter import CALLBACKS, Awaiter, Withdrawn, is_withdrawn, numbering
+from .decoder import Decoder
 from .entries import Definition, framed
 from .errors import ProtocolError, SerialiserError
 from .items import Items, Streams
@@ -76,7 +77,7 @@ class Session:
         self.varied = False
         self.withdrawn = Withdrawn(self.unsent, self.futures)
         self.streams = Streams()
-        self.decoder = wire.Decoder(limit)
+        self.decoder = Decoder(limit)
         self._limit = limit
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]

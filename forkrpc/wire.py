@@ -38,12 +38,8 @@ CANCEL goes both ways, without a body: the program asks to cancel the call `firs
 worker tells that this call was cancelled, which is its answer.
 """
 
-from _socket import MSG_DONTWAIT
 from _struct import Struct
-from collections import deque
-from functools import partial
 
-from .atomic import drop, leftmost, together
 from .errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -85,15 +81,13 @@ WINDOW_BYTES = 256 << 10  # the same in bytes; the item that reaches it is still
 _LIMIT = Struct("<d")
 _HEADER = Struct("<BBHIQQQ")
 _TAKEN = Struct("<Q")
-_pack, _unpack = _HEADER.pack, _HEADER.unpack_from
+_pack, unpack = _HEADER.pack, _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
 LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
 LENGTH_BYTES = 4  # of an item in the table of bodies that share a frame
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
-LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
 
-
-_KINDS = frozenset(
+KINDS = frozenset(
     [CALL, CLOSE, DEFINE, CANCEL, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
     + [STREAM, CREDIT, STOP, ITEM, LOG, OUTPUT]
     + [STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT]
@@ -249,140 +243,3 @@ def taken_of(frame: Frame) -> int:
         raise ProtocolError(f"{frame!r} tells no number")
     taken: int = _TAKEN.unpack(frame.body)[0]
     return taken
-
-
-class Decoder:
-    """Bytes in, frames out; may be interrupted anywhere without losing a byte.
-
-    `receive` is told how to read; what it reads goes into `chunks` by one call into C.
-    Whole frames are moved to `frames` by another; who handles them takes them out.
-    """
-
-    def __init__(
-        self, limit: int = LIMIT, size: int = 65536, *, greeted: bool = False
-    ) -> None:
-        self.chunks: deque[bytes] = deque()
-        self.frames: deque[Frame] = deque()
-        self._limit = limit
-        self._size = size
-        self._greeted = greeted
-        self._needed = 0  # bytes in `chunks` before it pays to parse again
-        self._have = 0  # bytes in `chunks`, where _needed is not 0
-        self._reading = False  # stays set when `receive` is interrupted
-
-    def receive(self, recv: "Callable[..., bytes]", flags: int = 0) -> int:
-        """Read once with *recv*, as a socket has it; return the bytes read, 0: the end.
-
-        Raise what *recv* raises, and ProtocolError.
-        """
-        chunks = self.chunks
-        if self._reading:  # an interrupt came behind the last read
-            self._have = sum(map(len, chunks))
-            if chunks and self._have >= self._needed:
-                self.parse()
-            if self.frames:
-                self._reading = False
-                return self._have or 1
-        needed = self._needed
-        size = self._size if needed <= self._size else min(needed, LARGEST_READ)
-        self._reading = True
-        try:
-            if flags:
-                chunks.extend(map(recv, (size,), (flags,)))
-            else:
-                chunks.extend(map(recv, (size,)))
-        except BlockingIOError:
-            self._reading = False
-            raise
-        got = len(chunks[-1])
-        if needed:
-            self._have += got
-            if got and self._have >= needed:
-                self.parse()
-        elif got:
-            self.parse()
-        self._reading = False
-        return got
-
-    def look(
-        self, recv: "Callable[..., bytes]", looks: int, flags: int = MSG_DONTWAIT
-    ) -> "Header | None":
-        """Read once; return the header of a small frame that came alone, or None.
-
-        For whoever expects just that.  The frame stays in `chunks`, as its only item:
-        the caller takes it out in one step with what it means.  With None, `receive`
-        comes next: it finds what was read.  Nothing may be left from earlier reads
-        (`at_rest`).  Raise BlockingIOError when so many looks found nothing, and what
-        else *recv* raises.
-        """
-        self._reading = True
-        chunks, size, how = self.chunks, (self._size,), (flags,)
-        while not chunks:
-            try:
-                chunks.extend(map(recv, size, how))
-            except BlockingIOError:
-                looks -= 1
-                if looks <= 0:
-                    self._reading = False
-                    raise
-        data = chunks[0]
-        if not HEADER_BYTES <= len(data) < SMALL:
-            return None
-        header = _unpack(data)
-        kind, _, _, count, _, buffers, length = header
-        if kind not in _KINDS or buffers or count != 1 or length > self._limit:
-            return None
-        return header if HEADER_BYTES + length == len(data) else None
-
-    def at_rest(self) -> bool:
-        """Return whether nothing is left from earlier reads."""
-        return self._greeted and not (self.chunks or self.frames)
-
-    def parse(self) -> None:
-        """Move whole frames from `chunks` to `frames`.  Raise ProtocolError."""
-        chunks = self.chunks
-        if not chunks:
-            return
-        data = b"".join(chunks) if len(chunks) > 1 else chunks[0]
-        if not self._greeted:
-            data = self._greet(data)
-        frames, used, needed, broken = self._split(data)
-        rest = data[used:] if used else data
-        together(
-            (drop, chunks.extend, self.frames.extend),
-            (leftmost(chunks, len(chunks)), (rest,) if rest else (), frames),
-        )
-        self._needed = needed  # behind it: too small a number only costs time
-        self._have = len(rest)
-        if broken is not None:
-            raise ProtocolError(broken)
-
-    def _greet(self, data: bytes) -> bytes:
-        if not GREETING.startswith(data[: len(GREETING)]):
-            raise ProtocolError(f"greeting {data[:32]!r} instead of {GREETING!r}")
-        if len(data) < len(GREETING):
-            return data
-        rest = data[len(GREETING) :]
-        together(
-            (drop, self.chunks.extend, partial(setattr, self, "_greeted")),
-            (leftmost(self.chunks, len(self.chunks)), (rest,) if rest else (), True),
-        )
-        return rest
-
-    def _split(self, data: bytes) -> "tuple[list[Frame], int, int, str | None]":
-        """Return whole frames, their bytes, the bytes needed next, what is broken."""
-        frames: list[Frame] = []
-        at, end = 0, len(data)
-        while self._greeted and end - at >= HEADER_BYTES:
-            kind, flags, handles, count, first, buffers, length = _unpack(data, at)
-            if kind not in _KINDS or buffers or not count:
-                return frames, at, 0, f"no frame: {data[at : at + HEADER_BYTES]!r}"
-            if length > self._limit:
-                return frames, at, 0, f"body of {length} bytes, limit {self._limit}"
-            start = at + HEADER_BYTES
-            if end - start < length:
-                return frames, at, HEADER_BYTES + length, None
-            at = start + length
-            body = data[start:at] if length < SMALL else memoryview(data)[start:at]
-            frames.append(Frame(kind, flags, handles, count, first, body))
-        return frames, at, 0, None

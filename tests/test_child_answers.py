@@ -7,6 +7,7 @@ import pytest
 
 from forkrpc import SerialiserError, fds, progress, serialisers, wire
 from forkrpc.child.answers import WINDOW, Answers
+from forkrpc.decoder import Decoder
 from forkrpc.progress import HELD, SLOTS, TURN
 from helpers import wait_until
 
@@ -23,7 +24,7 @@ class Bench:
         self.answers = Answers(ours, self.page, limit, lambda: self.turns.append(1))
         self.codec = serialisers.codec(name, lambda definition: None)
         self.answers.codec = self.codec
-        self.decoder = wire.Decoder()
+        self.decoder = Decoder()
         self._ours = ours
 
     def close(self):

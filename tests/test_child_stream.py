@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections import deque
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from forkrpc.child.stream import (
     is_generator_function,
     iterator_of,
 )
+from forkrpc.decoder import Decoder
 from test_child_sync import Channel
 
 CALL = 3  # id of the stream
@@ -34,7 +36,7 @@ class Backend:
         self.page = progress.Page(memoryview(bytearray(progress.BLOCK)))
         self.replies = Replies(self.channel, self.page, wire.LIMIT)
         self.replies.codec = serialisers.codec("pickle", None)
-        self.frames = wire.deque()
+        self.frames = deque()
         self.waits, self._stop_at, self._gone = [], stop_at, gone
 
     def receive(self, flags):
@@ -57,7 +59,7 @@ class Backend:
 
     def sent(self):
         """Return the items that are written."""
-        decoder = wire.Decoder()
+        decoder = Decoder()
         pieces = [self.channel.sent]
         with contextlib.suppress(IndexError):
             decoder.receive(lambda _: pieces.pop())

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkrpc import fds, wire
+from forkrpc.decoder import Decoder
 from helpers import MS, open_descriptors, run_program
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 
@@ -274,7 +275,7 @@ def test_descriptors_arrive_in_order_with_their_frames(pair):
     outbox = fds.Outbox(ours)
     counts = [0, 2, 1, 0, 3]
     pipes = new_pipes(sum(counts))
-    decoder, reader = wire.Decoder(greeted=True), fds.HandleReader(theirs)
+    decoder, reader = Decoder(greeted=True), fds.HandleReader(theirs)
     for number, count in enumerate(counts):
         own = [pipes.pop(0) for _ in range(count)]
         data = wire.encode(wire.RUN, bytes(number), handles=count, first=number)

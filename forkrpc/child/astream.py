@@ -16,7 +16,7 @@ from .. import wire
 from ..classes import PROTOCOL
 from ..functions import name_of
 from ..serialisers import keepable
-from .bodies import load_arguments, result_body
+from .bodies import arguments_of, result_body
 from .stream import GATHER, QUICK, Window, is_generator_function, iterator_of
 
 TYPE_CHECKING = False
@@ -128,10 +128,7 @@ class Streams:
                 f"stream() needs a generator function; {name_of(function)} is a "
                 "function that calls done(): use call(), submit() or a callback"
             )
-        keywords: dict[str, Any] = {}
-        args = list(load_arguments(self._answers.codec, frame.body))
-        if frame.flags & wire.KEYWORDS:
-            keywords = args.pop()
+        args, keywords = arguments_of(self._answers.codec, frame)
         args = self._around.enter(args)
         result = function(*args, **keywords)
         if inspect.iscoroutine(result):

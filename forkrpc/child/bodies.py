@@ -4,7 +4,7 @@ from _pickle import dumps
 
 from .. import outcome
 from ..errors import SerialiserError
-from ..wire import LIMIT
+from ..wire import KEYWORDS, LIMIT, Frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,14 @@ def load_arguments(codec: "Codec", body: "Any") -> "Any":
         raise SerialiserError(
             f"arguments cannot be loaded: {kind}: {error}{hint}"
         ) from error
+
+
+def arguments_of(codec: "Codec", frame: Frame) -> "tuple[list[Any], dict[str, Any]]":
+    """Return the arguments of a frame with one body.  Raise SerialiserError."""
+    args, keywords = list(load_arguments(codec, frame.body)), {}
+    if frame.flags & KEYWORDS:
+        keywords = args.pop()
+    return args, keywords
 
 
 def error_body(codec: "Codec", error: BaseException, limit: int = LIMIT) -> bytes:

@@ -9,12 +9,13 @@ from itertools import islice
 from time import monotonic_ns
 
 from .. import wire
+from ..decoder import Decoder
 from ..errors import ProtocolError
 from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
 from ..spin import Spin
 from ..system import LIFELINE_SIGNAL
-from .bodies import error_body, load_arguments
+from .bodies import arguments_of, error_body, load_arguments
 from .clock import Clock
 from .leave import exit_status_of
 from .replies import Replies
@@ -23,7 +24,7 @@ from .stream import Producer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from ..progress import Page
@@ -45,7 +46,7 @@ class Sync:
         self._timed = spec["timed"]
         self._mortal = spec["mortal"]
         self._is_idle = False
-        self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
+        self._decoder = Decoder(spec["max_frame"], spec["buflen"])
         self.frames = self._decoder.frames
         self._spin = Spin()
         self._ended: int | None = None  # exit status, once known
@@ -341,7 +342,8 @@ class Sync:
                 if self._timed:
                     self._words[SINCE] = monotonic_ns()
                 self._words[BEGUN] = call_id
-                producer.send_all(self._iterator(frame))
+                args, keywords = arguments_of(self.codec, frame)
+                producer.send_all(self.streamed(*args, **keywords))
             if self.copy:
                 os._exit(0)
             self._idle_behind(call_id)
@@ -356,12 +358,6 @@ class Sync:
             producer.end()
         if producer.broken is not None:
             raise producer.broken
-
-    def _iterator(self, frame: wire.Frame) -> "Iterator[Any]":
-        args, keywords = list(load_arguments(self.codec, frame.body)), {}
-        if frame.flags & wire.KEYWORDS:
-            keywords = args.pop()
-        return self.streamed(*args, **keywords)  # type: ignore[no-any-return]
 
     def _failed(self, call_id: int, error: BaseException) -> None:
         if self.copy:

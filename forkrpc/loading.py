@@ -10,7 +10,8 @@ from . import wire
 from .errors import ProtocolError, SerialiserError
 from .gate import is_interrupt
 from .outcome import name_call, unpack
-from .serialisers import PAIRS, Codec
+from .pairs import PAIRS
+from .serialisers import Codec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -63,7 +63,7 @@ def _plain(codec: "Codec", packed: object) -> bytes:
     """Serialise what the library itself says about an error."""
     if codec.trusted:
         return dumps(packed, 4)
-    from ..serialisers import PAIRS
+    from ..pairs import PAIRS
 
     return PAIRS["data"]()[0]((packed,))
 

@@ -110,8 +110,9 @@ class Decoder:
     def parse(self) -> None:
         """Move whole frames from `chunks` to `frames`.  Raise ProtocolError."""
         chunks = self.chunks
-        if not chunks:
+        if not chunks or (self._needed and sum(map(len, chunks)) < self._needed):
             return
+        self._needed = 0  # before what makes it untrue: too small only costs time
         data = b"".join(chunks) if len(chunks) > 1 else chunks[0]
         if not self._greeted:
             data = self._greet(data)
@@ -121,7 +122,7 @@ class Decoder:
             (drop, chunks.extend, self.frames.extend),
             (leftmost(chunks, len(chunks)), (rest,) if rest else (), frames),
         )
-        self._needed = needed  # behind it: too small a number only costs time
+        self._needed = needed
         self._have = len(rest)
         if broken is not None:
             raise ProtocolError(broken)

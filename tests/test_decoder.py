@@ -176,6 +176,18 @@ def test_the_pieces_of_a_large_body_are_joined_once():
         assert len(decoder.chunks) == pieces
 
 
+def test_parsing_in_the_midst_of_a_large_body_joins_nothing():
+    """Whoever looks after calls without an answer does so each 10 ms."""
+    data = wire.encode(wire.EVENT, bytes(100 * wire.SMALL))
+    decoder, stream = Decoder(greeted=True), Stream(data, [wire.SMALL])
+
+    for pieces in range(1, 100):
+        decoder.receive(stream)
+        decoder.parse()
+
+        assert len(decoder.chunks) == pieces
+
+
 @pytest.mark.parametrize("cut", range(1, len(wire.GREETING)))
 def test_a_greeting_may_arrive_in_pieces(cut):
     decoder = Decoder()
@@ -350,6 +362,28 @@ def test_frames_that_were_read_before_an_interrupt_need_no_further_byte():
             if not stream.left:
                 decoder.parse()
                 assert taken_from(decoder) == SOME_FRAMES
+        return raised
+
+    interrupt_everywhere(attempt, decoder_module)
+
+
+def test_a_frame_behind_an_interrupt_waits_for_nothing_more():
+    """What was needed for the large frame before must not be waited for again."""
+    large = wire.encode(wire.EVENT, bytes(20_000))
+
+    def attempt(interrupt):
+        decoder, stream = Decoder(greeted=True, size=100), Stream(large)
+        with interrupt as raised:
+            while stream.left:
+                try:
+                    decoder.receive(stream)
+                except Interrupt:
+                    continue
+        small = Stream(wire.encode(wire.READY))
+        while small.left:
+            decoder.receive(small)
+        if small.asked:
+            assert taken_from(decoder) == [large, wire.encode(wire.READY)]
         return raised
 
     interrupt_everywhere(attempt, decoder_module)

@@ -8,8 +8,11 @@ from _pickle import dumps as pickle_dumps
 from _pickle import loads as pickle_loads
 
 from . import classes
+from .classes import BY_NAME, PROTOCOL
 from .errors import SerialiserError
 from .pairs import PAIRS
+from .parts import LARGE, Parts
+from .pieces import Pieces, pickled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 SCALARS = frozenset([int, float, bool, type(None), complex])
 TEXTS = frozenset([int, float, bool, type(None), complex, str, bytes])
 LONGEST_TEXT = 64  # characters of a string that is still kept for a batch
+LOOKS = 64  # bodies in which byte strings are looked for, behind one that was large
 MOST_SCALARS = 8  # arguments of a call that is still kept for a batch
 
 
@@ -66,12 +70,31 @@ class Codec:
             raise SerialiserError(f"dumps returned {body!r:.100}, which is no bytes")
         return body
 
+    def dump_apart(self, values: "Values") -> "bytes | Parts":
+        """As `dump`, but large byte strings may stay apart."""
+        return self.dump(values)
+
+    def load_parts(self, parts: Parts) -> "Values":
+        """Reverse `dump_apart`, where it returned Parts."""
+        raise SerialiserError("buffers apart from a body that is no pickle")
+
     def load(self, body: "Buffer") -> "Values":
         """Reverse `dump`; raise what loading raises."""
         values = self.loads(body)
         if not isinstance(values, (tuple, list)):
             raise SerialiserError(f"loads returned {values!r:.100}, which is no tuple")
         return tuple(values)
+
+
+class _Large(Exception):
+    """Raised through the pickler: what it writes has a large buffer."""
+
+
+def _inside(buffer: "Any") -> bool:
+    """Have small buffers written into the pickle; raise _Large for another."""
+    if len(buffer.raw()) >= LARGE:
+        raise _Large
+    return True
 
 
 class PickleCodec(Codec):
@@ -84,13 +107,14 @@ class PickleCodec(Codec):
         super().__init__(self._dumps, pickle_loads)
         self.load = pickle_loads  # type: ignore[assignment, method-assign]
         self._define = define
+        self._large = 0  # bodies to come in which large byte strings are looked for
         self.sent: set[classes.Group] = set()
 
     def dump(self, values: object) -> bytes:
         try:
-            body = pickle_dumps(values, classes.PROTOCOL)
+            body = pickle_dumps(values, PROTOCOL)
             # As `classes.plain`, which costs another call.
-            if classes.BY_NAME not in body or body.find(b"__main__") < 0:
+            if BY_NAME not in body or body.find(b"__main__") < 0:
                 return body
         except Exception:  # PicklingError, TypeError, or whatever __reduce__ raises
             pass
@@ -99,9 +123,51 @@ class PickleCodec(Codec):
         except Exception as error:
             raise explained(error, values, self._dumps) from error
 
-    def _dumps(self, values: object) -> bytes:
+    def dump_apart(self, values: "Values") -> "bytes | Parts":
+        for value in values:
+            kind = type(value)
+            if (kind is bytes or kind is bytearray) and len(value) >= LARGE:  # type: ignore[arg-type]
+                break
+        else:
+            if not self._large:
+                try:
+                    body = pickle_dumps(values, PROTOCOL, buffer_callback=_inside)
+                    if BY_NAME not in body or body.find(b"__main__") < 0:
+                        if len(body) >= LARGE:
+                            self._large = LOOKS
+                        return body
+                except Exception:  # _Large, or as in `dump`
+                    pass
+        try:
+            return self._dumps_apart(values)
+        except Exception as error:
+            raise explained(error, values, self._dumps) from error
+
+    def _dumps_apart(self, values: "Values") -> "bytes | Parts":
+        """As `_dumps`, with large byte strings apart, wherever in the values."""
+        try:
+            found = pickled(values)
+        except Exception:  # as in `dump`
+            found = None
+        body: Any = found.body if isinstance(found, Parts) else found
+        if found is None or (BY_NAME in body and b"__main__" in body):
+            pieces = Pieces()
+            self._dumps(values, pieces)
+            found = pieces.joined()
+        if self._large > 0:
+            self._large = LOOKS if isinstance(found, Parts) else self._large - 1
+        return found
+
+    def load_parts(self, parts: Parts) -> "Values":
+        if any(each is None for each in parts.buffers):
+            raise MemoryError("no memory for what was received")
+        values: Values = pickle_loads(parts.body, buffers=parts.buffers)
+        return values
+
+    def _dumps(self, values: object, pieces: "Pieces | None" = None) -> bytes:
+        """Serialise also what plain pickle refuses; into *pieces*, if there are any."""
         with classes.lock():
-            definitions, body = classes.freeze(values, self.sent)
+            definitions, body = classes.freeze(values, self.sent, pieces)
             for definition in definitions:
                 self._define(definition)
             classes.mark(definitions, self.sent)

@@ -7,13 +7,14 @@ A connection opens, in both directions, with GREETING.  Then frames follow:
     handles   u16   descriptors that travel with it (control streams only)
     count     u32   calls or results in it
     first     u64   id of its first call; calls count from 1
-    buffers   u64   bytes that follow the body out of band: a place kept, still 0
+    buffers   u64   bytes that follow the body: what stays apart from it, see `parts`
     length    u64   bytes of the body
 
 all little endian.  The body of a frame with PACKED in its flags is one serialised list
 of `count` items; with another count than 1 it is a table of `count` u32 lengths and the
-bodies behind it; else it is one body.  An item of a PACKED CALL is the tuple of its
-arguments, or, with ONES in the flags, its only argument.
+bodies behind it; else it is one body, and only that may have buffers.  An item of a
+PACKED CALL is the tuple of its arguments, or, with ONES in the flags, its only
+argument.
 
 A stream is a call whose function yields items.  It is made by one STREAM frame, whose
 `first` is its id among the calls, and answered by
@@ -41,12 +42,15 @@ worker tells that this call was cancelled, which is its answer.
 from _struct import Struct
 
 from .errors import ProtocolError
+from .parts import Parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    Piece = bytes | memoryview
+    Data = bytes | list[Piece]  # one frame; a list: its pieces
     Buffer = bytes | bytearray | memoryview
     # kind, flags, handles, count, first, buffers, length
     Header = tuple[int, int, int, int, int, int, int]
@@ -87,6 +91,10 @@ LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
 LENGTH_BYTES = 4  # of an item in the table of bodies that share a frame
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
 
+# Only these may have buffers apart from their body, with these flags at most.
+WITH_PARTS = frozenset([CALL, STREAM, RESULT, ITEM, EVENT])
+FLAGS_WITH_PARTS = KEYWORDS | LIMITED
+
 KINDS = frozenset(
     [CALL, CLOSE, DEFINE, CANCEL, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
     + [STREAM, CREDIT, STOP, ITEM, LOG, OUTPUT]
@@ -98,8 +106,8 @@ KINDS = frozenset(
 class Frame:
     """One frame as it arrived.
 
-    body: bytes, or a memoryview of at least SMALL bytes; handles: how many descriptors
-    belong to it.
+    body: bytes, or a memoryview of at least SMALL bytes, or Parts; handles: how many
+    descriptors belong to it.
     """
 
     __slots__ = ("body", "count", "first", "flags", "handles", "kind")
@@ -111,7 +119,7 @@ class Frame:
         handles: int,
         count: int,
         first: int,
-        body: "bytes | memoryview",
+        body: "Any",
     ) -> None:
         self.kind = kind
         self.flags = flags
@@ -120,7 +128,7 @@ class Frame:
         self.first = first
         self.body = body
 
-    def bodies(self) -> "list[bytes | memoryview]":
+    def bodies(self) -> "list[Any]":
         """Return the separate bodies of a frame that is not PACKED."""
         if self.count == 1:
             return [self.body]
@@ -128,7 +136,7 @@ class Frame:
         if table.size > len(self.body):
             raise ProtocolError(f"table of {self.count} lengths in {self!r}")
         whole = bytes(self.body)  # bodies that share a frame are small
-        bodies: list[bytes | memoryview] = []
+        bodies: list[Any] = []
         at = table.size
         for length in table.unpack_from(whole):
             bodies.append(whole[at : at + length])
@@ -149,13 +157,17 @@ class Frame:
         inner = Frame(self.kind, flags, 0, self.count, self.first, rest)
         return table.unpack_from(self.body), inner
 
-    def limited(self) -> "tuple[list[float], list[bytes | memoryview]]":
+    def limited(self) -> "tuple[list[float], list[Any]]":
         """Return the limits and the bodies of a LIMITED frame."""
-        bodies = self.bodies()
+        if type(self.body) is Parts:
+            parts, bodies = self.body, [self.body.body]
+        else:
+            parts, bodies = None, self.bodies()
         if any(len(body) < _LIMIT.size for body in bodies):
             raise ProtocolError(f"no limits in {self!r}")
         limits = [_LIMIT.unpack_from(body)[0] for body in bodies]
-        return limits, [body[_LIMIT.size :] for body in bodies]
+        rest = [body[_LIMIT.size :] for body in bodies]
+        return limits, rest if parts is None else [Parts(rest[0], parts.buffers)]
 
     def last(self) -> int:
         """Return the id of its last call."""
@@ -198,8 +210,26 @@ def encode_one(kind: int, flags: int, first: int, body: bytes) -> bytes:
     return _pack(kind, flags, 0, 1, first, 0, len(body)) + body
 
 
-def limited(body: bytes, limit: float) -> bytes:
+def encode_parts(kind: int, parts: Parts, *, first: int = 0) -> "list[Piece]":
+    """Return one frame with buffers: what is to be written, one after another."""
+    body = parts.table() + parts.body
+    apart = len(parts) - len(parts.body)
+    header = _pack(kind, parts.flags, 0, 1, first, apart, len(body))
+    return [header + body, *parts.buffers]
+
+
+def encode_any(kind: int, body: "bytes | Parts", *, first: int = 0) -> "Data":
+    """As `encode`, whether the body has parts or not."""
+    if type(body) is Parts:
+        return encode_parts(kind, body, first=first)
+    return encode(kind, body, first=first)  # type: ignore[arg-type]
+
+
+def limited(body: "bytes | Parts", limit: float) -> "Any":
     """Return the body of a call that may run *limit* seconds, for a LIMITED frame."""
+    if isinstance(body, Parts):
+        whole = _LIMIT.pack(limit) + body.body
+        return Parts(whole, body.buffers, body.flags | LIMITED)
     return _LIMIT.pack(limit) + body
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkrpc import progress, serialisers, wire
+from forkrpc.child.bodies import load_arguments
 from forkrpc.child.replies import Replies
 from forkrpc.child.stream import (
     Producer,
@@ -60,6 +61,7 @@ class Backend:
     def sent(self):
         """Return the items that are written."""
         decoder = Decoder()
+        decoder.recv_into = self.channel.recv_into
         pieces = [self.channel.sent]
         with contextlib.suppress(IndexError):
             decoder.receive(lambda _: pieces.pop())
@@ -70,7 +72,8 @@ class Backend:
             if frame.flags & wire.PACKED:
                 found += load(frame.body)
             else:
-                found += [load(body)[0] for body in frame.bodies()]
+                codec = self.replies.codec
+                found += [load_arguments(codec, body)[0] for body in frame.bodies()]
         return found
 
     def run(self, items):

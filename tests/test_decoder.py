@@ -7,15 +7,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from forkrpc import decoder as decoder_module
+from forkrpc import filling as filling_module
 from forkrpc import wire
 from forkrpc.decoder import LARGEST_READ, Decoder
 from forkrpc.errors import ProtocolError
-from helpers import MS
+from forkrpc.parts import Parts
+from helpers import MS, resident_bytes
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 
 KINDS = sorted(wire.KINDS)
 # Offsets in a header, from the table in wire.py.
-KIND_AT, COUNT_AT, BUFFERS_AT, LENGTH_AT = 0, 4, 16, 24
+KIND_AT, FLAGS_AT, COUNT_AT, BUFFERS_AT, LENGTH_AT = 0, 1, 4, 16, 24
 
 bodies = st.binary(max_size=40)
 frames = st.builds(
@@ -48,6 +50,12 @@ class Stream:
         length = min(size, self._lengths[len(self.asked) % len(self._lengths)])
         piece, self.left = self.left[:length], self.left[length:]
         return piece
+
+    def into(self, view, _size, _flags):
+        """Read as `recv_into` does."""
+        piece = self(len(view))
+        view[: len(piece)] = piece
+        return len(piece)
 
 
 def receive_all(decoder, recv):
@@ -225,11 +233,6 @@ def test_a_count_of_zero_breaks_the_protocol():
         decoded(altered(wire.encode(wire.CALL), COUNT_AT, 0, 4))
 
 
-def test_buffers_out_of_band_break_the_protocol_as_long_as_there_are_none():
-    with pytest.raises(ProtocolError, match="no frame"):
-        decoded(altered(wire.encode(wire.CALL), BUFFERS_AT, 1, 8))
-
-
 @pytest.mark.parametrize("length", [11, 2**32, 2**63, 2**64 - 1])
 def test_a_body_over_the_limit_is_refused_before_any_of_it_is_read(length):
     header = altered(wire.encode(wire.CALL), LENGTH_AT, length, 8)
@@ -292,7 +295,243 @@ def check_garbage(data, lengths):
     assert len(stream.asked) <= len(data) + 1
 
 
+# Buffers apart from the body.
+
+WITH_PARTS = sorted(wire.WITH_PARTS)
+apart = st.lists(
+    st.builds(
+        lambda data, writable: memoryview(bytearray(data)) if writable else data,
+        st.binary(min_size=1, max_size=60),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=4,
+)
+frames_with_parts = st.builds(
+    lambda kind, body, buffers, flags, first: (
+        kind,
+        flags,
+        first,
+        Parts(body, buffers, flags),
+    ),
+    st.sampled_from(WITH_PARTS),
+    bodies,
+    apart,
+    st.sampled_from([0, wire.KEYWORDS, wire.LIMITED, wire.KEYWORDS | wire.LIMITED]),
+    st.integers(0, 2**64 - 1),
+)
+mixed = st.lists(st.one_of(frames, frames_with_parts), max_size=8)
+
+
+def joined(several):
+    """Return such frames as bytes, behind a greeting."""
+    pieces = [wire.GREETING]
+    for each in several:
+        if isinstance(each, bytes):
+            pieces.append(each)
+        else:
+            kind, _, first, parts = each
+            pieces += wire.encode_parts(kind, parts, first=first)
+    return b"".join(pieces)
+
+
+def with_parts(*args, **options):
+    """Return a decoder and the stream it reads from."""
+    stream, decoder = Stream(*args), Decoder(**options)
+    decoder.recv_into = stream.into
+    return decoder, stream
+
+
+def check_arrived(decoder, several):
+    assert len(decoder.frames) == len(several)
+    for frame, each in zip(decoder.frames, several, strict=True):
+        if isinstance(each, bytes):
+            assert encoded(frame) == each
+            continue
+        kind, flags, first, parts = each
+        assert (frame.kind, frame.flags, frame.first) == (kind, flags, first)
+        assert frame.count == 1
+        assert frame.body.body == parts.body
+        assert frame.bodies() == [frame.body]
+        assert list(frame.body.buffers) == parts.buffers
+        for arrived, sent in zip(frame.body.buffers, parts.buffers, strict=True):
+            assert type(arrived) is (bytes if type(sent) is bytes else bytearray)
+
+
+@given(mixed, sizes, st.integers(1, 200))
+def test_buffers_arrive_however_they_are_split(several, lengths, size):
+    decoder, stream = with_parts(joined(several), lengths, size=size)
+
+    while decoder.receive(stream):
+        pass
+
+    check_arrived(decoder, several)
+    assert not any(decoder.chunks)
+
+
+def test_a_large_buffer_is_read_into_its_own_memory_at_once():
+    large = bytes(range(256)) * 4000
+    decoder, stream = with_parts(
+        joined([(wire.RESULT, 0, 1, Parts(b"body", [large]))]), greeted=False
+    )
+
+    while decoder.receive(stream):
+        pass
+
+    assert decoder.frames[0].body.buffers == [large]
+    assert len(stream.asked) == 3  # what is before, the rest of it, the end
+    assert stream.asked[1] > len(large) - 65536
+
+
+def test_a_frame_whose_buffers_are_still_to_come_is_not_at_rest():
+    data = joined([(wire.RESULT, 0, 1, Parts(b"body", [b"x" * 100]))])
+    decoder, _ = with_parts(b"")
+
+    decoder.receive(Stream(data[:-1]))
+    assert not decoder.at_rest()
+    assert decoder.receive(Stream(b"")) == 0
+    decoder.recv_into = Stream(data[-1:]).into
+    decoder.receive(Stream(b""))
+
+    assert len(decoder.frames) == 1
+    decoder.frames.clear()
+    assert decoder.at_rest()
+
+
+def test_a_frame_with_buffers_is_not_looked_at_as_a_small_one():
+    data = joined([(wire.RESULT, 0, 1, Parts(b"body", [b"x" * 100]))])
+    decoder, stream = with_parts(data[len(wire.GREETING) :], greeted=True)
+
+    assert decoder.look(stream, 1) is None
+    decoder.receive(stream)
+
+    assert decoder.frames[0].body.buffers == [b"x" * 100]
+
+
+GOOD = joined([(wire.CALL, 0, 1, Parts(b"body", [b"x" * 100]))])[len(wire.GREETING) :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(altered(GOOD, KIND_AT, kind) for kind in set(KINDS) - set(WITH_PARTS)),
+        *(altered(GOOD, FLAGS_AT, flag) for flag in (wire.PACKED, wire.SCATTERED)),
+        altered(GOOD, FLAGS_AT, wire.ENDED),
+        altered(GOOD, COUNT_AT, 2, 4),
+        altered(GOOD, BUFFERS_AT, 99, 8),
+        altered(GOOD, BUFFERS_AT, 101, 8),
+        altered(GOOD, wire.HEADER_BYTES, 2, 4),
+        altered(GOOD, wire.HEADER_BYTES, 0, 4),
+        altered(GOOD, wire.HEADER_BYTES, 2**32 - 1, 4),
+        altered(GOOD, wire.HEADER_BYTES + 4, 2**63 - 1, 8),
+        altered(wire.encode(wire.CALL), BUFFERS_AT, 1, 8),
+    ],
+)
+def test_buffers_where_there_may_be_none_break_the_protocol(data):
+    before = wire.encode(wire.READY)
+    decoder, stream = with_parts(before + data, greeted=True)
+
+    with pytest.raises(ProtocolError, match="no frame|no table"):
+        decoder.receive(stream)
+
+    assert taken_from(decoder) == [before]
+
+
+def test_buffers_break_the_protocol_where_nobody_can_read_them():
+    with pytest.raises(ProtocolError, match="no frame"):
+        decoded(GOOD)
+
+
+def test_the_limit_is_of_body_and_buffers_together_and_comes_before_any_memory():
+    whole = len(GOOD) - wire.HEADER_BYTES
+    decoder, stream = with_parts(
+        GOOD[: wire.HEADER_BYTES], limit=whole - 1, greeted=True
+    )
+
+    with pytest.raises(ProtocolError, match=f"{whole} bytes, limit {whole - 1}"):
+        decoder.receive(stream)
+
+    decoder, stream = with_parts(GOOD, limit=whole, greeted=True)
+    decoder.receive(stream)
+    assert len(decoder.frames) == 1
+
+
+@given(mixed, mutations, sizes)
+def test_mutated_bytes_with_buffers_give_frames_or_break_the_protocol(
+    several, changes, lengths
+):
+    data = joined(several)
+    for where, removed, inserted in changes:
+        at = round(where * len(data))
+        data = data[:at] + inserted + data[at + removed :]
+    decoder, stream = with_parts(data, lengths, limit=10_000)
+
+    try:
+        while decoder.receive(stream):
+            bodies = sum(len(frame.body) for frame in decoder.frames)
+            assert bodies <= len(data) - len(stream.left)
+    except ProtocolError:
+        pass
+    assert len(stream.asked) <= len(data) + 1
+
+
+def test_a_buffer_that_was_only_promised_takes_no_memory():
+    parts = Parts(b"body", [b"x"])
+    data = b"".join(wire.encode_parts(wire.RESULT, parts))
+    promised = 4 << 30
+    data = altered(data, BUFFERS_AT, promised, 8)
+    data = altered(data, wire.HEADER_BYTES + 4, promised, 8)
+    before = resident_bytes()
+    decoder, stream = with_parts(data, limit=2**40, greeted=True)
+
+    decoder.receive(stream)
+
+    assert decoder.receive(stream) == 0
+    assert resident_bytes() - before < 100 << 20
+
+
 # Interrupts.
+
+SOME_PARTS = [
+    (wire.CALL, 0, 1, Parts(b"body", [b"a" * 300, memoryview(bytearray(b"b" * 70))])),
+    wire.encode(wire.READY),
+    (wire.EVENT, 0, 0, Parts(b"", [b"c" * 10])),
+]
+
+
+def test_an_interrupt_at_any_bytecode_of_receiving_buffers_loses_no_byte():
+    data = joined(SOME_PARTS)
+
+    def attempt(interrupt):
+        decoder = Decoder(size=150)
+        with connected(data) as sock, interrupt as raised:
+            decoder.recv_into = sock.recv_into
+            receive_in_spite_of_interrupts(decoder, sock.recv)
+        check_arrived(decoder, SOME_PARTS)
+        return raised
+
+    assert interrupt_everywhere(attempt, decoder_module) > 100
+    assert interrupt_everywhere(attempt, filling_module) > 100
+
+
+def test_buffers_that_were_read_before_an_interrupt_need_no_further_byte():
+    data = joined(SOME_PARTS)
+
+    def attempt(interrupt):
+        decoder, stream = with_parts(data, size=150)
+        try:
+            with interrupt as raised:
+                while stream.left:
+                    decoder.receive(stream)
+        except Interrupt:
+            if not stream.left:
+                decoder.parse()
+                check_arrived(decoder, SOME_PARTS)
+        return raised
+
+    interrupt_everywhere(attempt, decoder_module)
+    interrupt_everywhere(attempt, filling_module)
+
 
 SOME_FRAMES = [
     wire.encode(wire.CALL, bytes([number]) * length, first=number)

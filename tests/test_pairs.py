@@ -1,4 +1,4 @@
-"""Unit: the serialisers that have no state; `test_serialisers` has what each carries."""
+"""Unit: the serialisers without state; `test_serialisers` has what each carries."""
 
 import pickle
 

@@ -58,6 +58,7 @@ class Async:
         self._hung_up = hung_up
         self._busy = False  # the end of the program may end this process
         self._decoder = Decoder(spec["max_frame"], spec["buflen"])
+        self._decoder.recv_into = channel.recv_into
         self._scheduled = self._inside = False  # a turn is to come; is under way
         self._reading = self._writing = False  # the loop watches for it
         self._closing = False  # no more calls come

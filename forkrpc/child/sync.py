@@ -47,6 +47,7 @@ class Sync:
         self._mortal = spec["mortal"]
         self._is_idle = False
         self._decoder = Decoder(spec["max_frame"], spec["buflen"])
+        self._decoder.recv_into = channel.recv_into
         self.frames = self._decoder.frames
         self._spin = Spin()
         self._ended: int | None = None  # exit status, once known
@@ -80,6 +81,7 @@ class Sync:
             except Exception:
                 # A signal handler of the user raised between two calls; every answer
                 # is either stored or still to be made, so the work goes on.
+                self.replies.deadline = 1.0  # part of an answer may be left to write
                 left -= 1
                 if not left:
                     raise  # no signal does that: it is a defect
@@ -387,7 +389,8 @@ class Sync:
     def event(self, args: "tuple[object, ...]") -> None:
         if self.flush_output is not None:
             self.flush_output()
-        self.replies.send(wire.encode(wire.EVENT, self.replies.body_of("event", args)))
+        body = self.replies.body_of("event", args)
+        self.replies.send(wire.encode_any(wire.EVENT, body))
 
     def flush(self) -> bool:
         return self.replies.flush()

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import awaiting, creation, latency, mapping, pools, throughput, upkeep
+from benchmarks import (
+    awaiting,
+    creation,
+    latency,
+    mapping,
+    payloads,
+    pools,
+    throughput,
+    upkeep,
+)
 from benchmarks.scale import Scale
 
 
@@ -53,6 +62,11 @@ CREATORS = (
     "process_fork",
     "pebble",
     "billiard",
+)
+COPIERS = ("forkrpc", "pool_fork", "futures", "execnet", "loky")
+RATES = (
+    Metric("argument_gb_s", "GB/s, argument", more_is_better=True),
+    Metric("result_gb_s", "GB/s, result", more_is_better=True),
 )
 BESIDE_POOL = ("forkrpc", "pool_fork")
 MAPPERS = ("forkrpc", "pool_fork", "futures", "loky")
@@ -124,6 +138,15 @@ ROWS = {
         CALLS,
         rounds=9,
         quick_rounds=1,
+    ),
+    "bytes_1": Row("bytes of 1 MiB", payloads.bytes_1, COPIERS, RATES),
+    "bytes_64": Row("bytes of 64 MiB", payloads.bytes_64, COPIERS, RATES, rounds=3),
+    "array_64": Row(
+        "numpy array of 64 MiB",
+        payloads.array_64,
+        tuple(kind for kind in COPIERS if kind != "execnet"),  # which sends none
+        RATES,
+        rounds=3,
     ),
     "single_use": Row(
         "single-use workers, small parent", creation.single_use, CREATORS, WORKERS

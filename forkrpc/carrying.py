@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .cells import Cells, NewestCell
     from .context import Variable
     from .entries import Chunk, Streamed
+    from .parts import Parts
 
 
 class CarryingArguments(Arguments):
@@ -42,10 +43,12 @@ class CarryingArguments(Arguments):
     def waiting(self, args: "Any", kwargs: "Any") -> object:
         return self._with_values(super().waiting, args, kwargs)
 
-    def limited(self, args: "Any", kwargs: "Any", limit: float) -> bytes:
+    def limited(self, args: "Any", kwargs: "Any", limit: float) -> "bytes | Parts":
         return self._with_values(super().limited, args, kwargs, limit)  # type: ignore[no-any-return]
 
-    def streamed(self, args: "Any", kwargs: "Any", limit: "float | None") -> "Streamed":
+    def streamed(
+        self, args: "Any", kwargs: "Any", limit: "float | None"
+    ) -> "Streamed | Parts":
         return self._with_values(super().streamed, args, kwargs, limit)  # type: ignore[no-any-return]
 
     def chunked(self) -> bool:

@@ -55,6 +55,7 @@ class Channel(Sender):
         super().__init__(reactor, sock, session, self._ready)
         self.broken: ProtocolError | None = None
         self.loops = Loops()
+        session.decoder.recv_into = sock.recv_into
         self._reactor = reactor
         self._sock = sock
         self._lead: dict[str, object] = {}  # "who": a frame, or the reactor

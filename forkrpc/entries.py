@@ -9,6 +9,7 @@ What is to be sent tells by its type how:
     Limited...            the same, of calls with a time limit of their own
     Streamed              the body of a stream's call, whatever it has
     Chunk                 the call of a map's chunk of items
+    Parts                 the body of a call or a stream, with its buffers and flags
     Definition            a DEFINE body
 
 Calls of the first two kinds are serialised many at once.  They cost the collector
@@ -21,6 +22,7 @@ from itertools import accumulate
 
 from . import wire
 from .classes import PROTOCOL
+from .parts import Parts
 from .serialisers import SCALARS
 
 TYPE_CHECKING = False
@@ -85,7 +87,7 @@ _FLAGS: "dict[type, int]" = {
 
 def framed(
     calls: "list[object]", first: int, limit: int = wire.LIMIT
-) -> "tuple[int, bytes]":
+) -> "tuple[int, wire.Data]":
     """Return how many of *calls* share the next frame, and the frame.
 
     The first of them is not Streamed.  limit: bytes of a body.
@@ -111,10 +113,12 @@ def framed(
 
 def _framed_bodies(
     bodies: "list[bytes]", kinds: "list[type]", first: int, limit: int
-) -> "tuple[int, bytes]":
+) -> "tuple[int, wire.Data]":
     kind = kinds[0]
     if kind is Definition:
         return 1, wire.encode(wire.DEFINE, bodies[0])
+    if kind is Parts:
+        return 1, wire.encode_parts(wire.CALL, bodies[0], first=first)  # type: ignore[arg-type]
     if kinds.count(kind) < len(kinds):
         bodies = bodies[: next(n for n, each in enumerate(kinds) if each is not kind)]
     sizes = list(accumulate(len(body) + wire.LENGTH_BYTES for body in bodies))

@@ -11,6 +11,7 @@ from _pickle import dumps, loads
 from itertools import count
 
 from . import classes, wire
+from .decoder import Decoder
 from .errors import ProtocolError
 from .fds import LOST, HandleReader, Outbox, socket_pair
 from .gate import Gate
@@ -67,7 +68,7 @@ class Link:
         self._why: str | None = None
         self.refusal: str | None = None
         self._reader = HandleReader(control, strict=False)
-        self._decoder = wire.Decoder(greeted=greeted)
+        self._decoder = Decoder(greeted=greeted)
         self._outbox = Outbox(control, _socket.MSG_DONTWAIT)
         if not greeted:
             self._outbox.put(wire.GREETING)

@@ -13,6 +13,7 @@ from . import atomic, wire
 from .awaiter import CALLBACKS, CANCELLED, Awaiter
 from .errors import ProtocolError
 from .loading import Failure
+from .parts import Parts
 from .progress import OLDEST
 from .session import LOW, MOST_CALLS, NEVER, Session
 
@@ -118,7 +119,11 @@ class Overlapping(Session):
         if frame.flags & wire.PACKED:
             return self.loader.results(frame)
         loader = self.loader
-        load = loader.error if frame.kind == wire.ERROR else loader.result
+        load: Callable[[Any, int], object] = loader.result
+        if frame.kind == wire.ERROR:
+            load = loader.error
+        elif type(frame.body) is Parts:
+            load = loader.result_with_parts
         return list(map(load, frame.bodies(), ids))
 
     def _hand_out(

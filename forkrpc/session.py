@@ -14,8 +14,10 @@ from itertools import islice
 
 from . import atomic, wire
 from .awaiter import CALLBACKS, Awaiter, Withdrawn, is_withdrawn, numbering
+from .decoder import Decoder
 from .entries import define, framed
 from .errors import ProtocolError, SerialiserError
+from .fds import entries
 from .items import Items, Streams
 from .loading import Failure, Loader
 from .serialisers import SCALARS, Codec, PickleCodec
@@ -81,7 +83,7 @@ class Session:
         self.varied = False
         self.withdrawn = Withdrawn(self.unsent, self.futures)
         self.streams = Streams()
-        self.decoder = wire.Decoder(limit, size)
+        self.decoder = Decoder(limit, size)
         self._limit = limit
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
@@ -150,7 +152,7 @@ class Session:
         """Have *function* called behind the callbacks that are ready."""
         self.ready.append(((function,), (argument,)))
 
-    def take(self, frames: "deque[tuple[bytes, tuple[int, ...]]]") -> None:
+    def take(self, frames: "deque[Any]") -> None:
         """Move the oldest unsent calls to *frames*, as one frame.
 
         There is at least one, perhaps withdrawn; the caller holds a lock.
@@ -178,8 +180,9 @@ class Session:
         if targets[0] is None:  # a definition
             targets, calls, first = [], [], first - count
         enter, entering = self._entry(first, targets, calls)
-        steps: Any = (frames.append, enter, self.last.append, staged.__delitem__)
-        given: Any = ((data, ()), entering, first - 1 + count, slice(0, 2 * count))
+        pieces = entries([data] if type(data) is bytes else data)
+        steps: Any = (frames.extend, enter, self.last.append, staged.__delitem__)
+        given: Any = (pieces, entering, first - 1 + count, slice(0, 2 * count))
         if numbers:
             steps, given = (*steps, atomic.drop), (*given, atomic.doing(numbers))
         atomic.together(steps, given)

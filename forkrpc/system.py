@@ -173,7 +173,12 @@ def become_subreaper() -> None:
 
 
 def set_title(title: str) -> None:
-    """Show *title* in ps and top: 15 characters of it, all with setproctitle."""
+    """Show *title* in ps and top: 15 characters of it, all with setproctitle.
+
+    Without spaces: CPython from 3.12 on reads how many threads a process has from a
+    line in which the title stands, and would warn of a fork of many.
+    """
+    title = title.replace(" ", "_")
     setproctitle: Callable[[str], None] | None = _titles()
     if setproctitle is not None:
         setproctitle(title)

@@ -67,3 +67,14 @@ def test_what_is_too_long_is_refused_with_the_remedy():
     assert result_body(codec(), "result", (1,), 100) == pickle.dumps((1,), 5)
     with pytest.raises(SerialiserError, match=r"result of \d+ bytes, max_frame is 100"):
         result_body(codec(), "result", (b"x" * 100,), 100)
+
+
+@pytest.mark.parametrize(
+    ("flags", "values", "expected"),
+    [(0, (1, {"a": 2}), ((1, {"a": 2}), {})), (2, (1, {"a": 2}), ((1,), {"a": 2}))],
+    ids=["none", "keywords"],
+)
+def test_keyword_arguments_are_the_last_value(flags, values, expected):
+    frame = wire.Frame(wire.STREAM, flags, 0, 1, 1, pickle.dumps(values))
+
+    assert load_call(codec(), frame) == expected

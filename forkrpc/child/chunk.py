@@ -9,7 +9,7 @@ from itertools import islice, starmap
 from time import perf_counter
 
 from ..chunks import answer_of, items_of, plain
-from .bodies import error_body, load_arguments, result_body
+from .bodies import error_body, load_arguments, refuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ class Chunks:
         return answer_of(found, error, perf_counter() - begun, plain=self._plain)
 
     def _body(self, codec: "Codec", result: object) -> bytes:
-        return result_body(codec, "result", (result,), self._limit)
+        body = codec.dump((result,))
+        if len(body) > self._limit:
+            refuse("result", body, self._limit)
+        return body
 
     def become_copy(self) -> None:
         """Leave out the items behind the one that has forked this process."""

@@ -9,6 +9,7 @@ from itertools import islice
 from time import monotonic_ns
 
 from .. import wire
+from ..decoder import Decoder
 from ..errors import ProtocolError
 from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
@@ -41,17 +42,17 @@ class Sync:
 
     def __init__(self, channel: "socket", spec: "dict[str, Any]", page: "Page") -> None:
         self.replies = Replies(channel, page, spec["max_frame"])
+        self.flush = self.replies.flush
         self._chunks = Chunks(self, spec["max_frame"])
         self._channel, self._page, self._words = channel, page, page.words
-        self._timed = spec["timed"]
-        self._mortal = spec["mortal"]
-        self._is_idle = False
-        self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
+        self._timed, self._mortal = spec["timed"], spec["mortal"]
+        self._decoder = Decoder(spec["max_frame"], spec["buflen"])
+        self._decoder.recv_into = channel.recv_into
         self.frames = self._decoder.frames
         self._spin = Spin()
         self._ended: int | None = None  # exit status, once known
         self.program_gone = False  # or going: what was started here goes too
-        self.copy = False  # this process was forked from the worker
+        self._is_idle = self.copy = False  # copy: was forked from the worker
         self.flush_output: Callable[[], None] | None = None  # where it is forwarded
 
     @property
@@ -81,6 +82,7 @@ class Sync:
             except Exception:
                 # A signal handler of the user raised between two calls; every answer
                 # is either stored or still to be made, so the work goes on.
+                self.replies.deadline = 1.0  # part of an answer may be left to write
                 left -= 1
                 if not left:
                     raise  # no signal does that: it is a defect
@@ -385,16 +387,14 @@ class Sync:
         """Send what this worker says (LOG, OUTPUT); return whether it was written."""
         if kind != wire.OUTPUT and self.flush_output is not None:
             self.flush_output()
-        call_id = self._words[BEGUN]
-        return self.replies.send(wire.encode(kind, body, flags=flags, first=call_id))
+        data = wire.encode(kind, body, flags=flags, first=self._words[BEGUN])
+        return self.replies.send(data)
 
     def event(self, args: "tuple[object, ...]") -> None:
         if self.flush_output is not None:
             self.flush_output()
-        self.replies.send(wire.encode(wire.EVENT, self.replies.body_of("event", args)))
-
-    def flush(self) -> bool:
-        return self.replies.flush()
+        body = self.replies.body_of("event", args)
+        self.replies.send(wire.encode_any(wire.EVENT, body))
 
     def retire(self) -> None:
         self.replies.send(wire.encode(wire.RETIRE))

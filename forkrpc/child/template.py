@@ -15,6 +15,7 @@ from _pickle import dumps, loads
 from select import POLLHUP, POLLIN, poll
 
 from .. import wire
+from ..decoder import Decoder
 from ..fds import HandleReader, Outbox, close_all
 from ..system import (
     arm_lifeline,
@@ -108,7 +109,7 @@ class Template:
         self._lifeline = lifeline
         self._watch = poll()
         self._reader = HandleReader(control)
-        self._decoder = wire.Decoder(limit=2**62)
+        self._decoder = Decoder(limit=2**62)
         self._outbox = Outbox(control)
         self._outbox.put(wire.GREETING)
         self._children: dict[int, bool] = {}  # pid -> ends with the program
@@ -276,7 +277,7 @@ class Template:
             os.close(self._lifeline)
             forked.failure = self.failure
             forked.arguments = list(self.arguments)
-            set_title(f"{token} forkrpc")
+            set_title(f"{token}:forkrpc")
             return forked
         close_all(handles)
         if pid is not None:

@@ -96,7 +96,7 @@ class Role:
             else:
                 os.close(page)  # the user's code wants crashes told elsewhere
         _reseed()
-        set_title(f"{spec['owner']} {spec['title']}")
+        set_title(f"{spec['owner']}:{spec['title']}")
         status = 1
         try:
             if spec["spawn"]:

@@ -14,6 +14,7 @@ from .callbacks import last
 from .death import Death
 from .dispatch import Dispatch
 from .errors import ClosedError, Error
+from .feed import Feed
 from .gate import Gate
 from .growth import Growth
 from .items import Items
@@ -215,6 +216,10 @@ class Crew(Dispatch):
         return self._ticking
 
     # The end.
+
+    def feed(self, **settings: "Any") -> Feed:
+        """Return how the items of a map get here; settings: as of Feed."""
+        return Feed(self, self.most, singly=self.counts_calls, **settings)
 
     def outstanding(self) -> int:
         """Return how many calls have no answer."""

@@ -17,6 +17,7 @@ from .death import Death
 from .dispatch import Dispatch
 from .errors import ClosedError, Error
 from .fds import close_all
+from .feed import Feed
 from .gate import Gate
 from .growth import Growth
 from .items import Items
@@ -226,6 +227,10 @@ class Crew(Dispatch):
         return self._ticking
 
     # The end.
+
+    def feed(self, **settings: "Any") -> Feed:
+        """Return how the items of a map get here; settings: as of Feed."""
+        return Feed(self, self.most, singly=self.counts_calls, **settings)
 
     def outstanding(self) -> int:
         """Return how many calls have no answer."""

@@ -62,7 +62,7 @@ class Inplace:
         self.ones: frozenset[object] = frozenset()  # calls are not queued as they are
         self._options = options
         self._asynchronous = options["backend"] == "async"
-        self._codec = codec(options["serialiser"], lambda _: None)
+        self.codec = codec(options["serialiser"], lambda _: None)
         self._calls: deque[Call] = deque()
         self._told: deque[tuple[Callable[[Any], object], object]] = deque()
         self._tasks: dict[Any, Any] = {}  # in the loop that runs; their targets
@@ -143,9 +143,9 @@ class Inplace:
         return over
 
     def copied(self, values: "tuple[Any, ...]") -> "tuple[Any, ...]":
-        if self._codec.trusted:
+        if self.codec.trusted:
             return copied(values)
-        return self._codec.load(self._codec.dump(values))
+        return self.codec.load(self.codec.dump(values))
 
     def call(self, args: "Any", kwargs: "Any", _limit: "float | None" = None) -> object:
         if self._asynchronous and running_loop() is not None:

@@ -10,7 +10,8 @@ from math import inf
 
 from .awaiter import Awaiter
 from .death import Death
-from .errors import SetupError
+from .errors import ClosedError, SetupError
+from .feed import AT_ONCE
 from .inplace import Inplace
 from .loading import Failure
 from .sizing import takes_worker
@@ -22,6 +23,43 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .items import Items
+
+
+class FeedInPlace:
+    """Stands for the Feed of a map: each item is a call, executed as it is put."""
+
+    workers = 1
+    chunked = False
+
+    def __init__(self, pool: "Pooled", options: "dict[str, Any]") -> None:
+        self._pool = pool
+        self.name = pool.name
+        self.codec = pool.codec
+        self.program = pool.program
+        self.most = (
+            (options["limit"] or AT_ONCE) if options["backend"] == "async" else 1
+        )
+        self.check_may_wait = pool.check_may_wait
+        self.cancel = pool.cancel
+
+    def check_open(self) -> None:
+        if self._pool.closed is not None:
+            raise ClosedError(self._pool.closed)
+
+    def later(self, function: "Callable[[], object]") -> None:
+        function()
+
+    def call(self, args: "tuple[Any, ...]") -> "tuple[Any, ...]":
+        """Return a copy, so that what cannot be sent is told of in its place."""
+        return self._pool.copied(args)
+
+    def put(
+        self, call: "tuple[Any, ...]", target: Awaiter, *also: "Callable[[], object]"
+    ) -> None:
+        self.check_open()
+        for step in also:
+            step()
+        self._pool.submit(call, {}, target)
 
 
 class Pooled(Inplace):
@@ -119,6 +157,9 @@ class Pooled(Inplace):
             "queued": queued,
             "running": running,
         }
+
+    def feed(self, **_settings: "Any") -> "FeedInPlace":
+        return FeedInPlace(self, self._options)
 
     # The end.
 

@@ -5,7 +5,6 @@ from signal import SIGKILL
 from .amapping import amap_over
 from .crew import Crew
 from .fds import close_all, duplicate
-from .feed import Feed
 from .functions import name_of
 from .mapping import map_over
 from .proxy import Proxy, check_signal
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .amapping import AsyncMapResults, Items
+    from .feed import Feed
     from .link import Link
     from .mapping import MapResults
 
@@ -113,9 +113,8 @@ class Pool(Proxy):
             progress=progress,
         )
 
-    def _feed(self) -> Feed:
-        crew = self._connection
-        return Feed(crew, crew.most, singly=crew.counts_calls, handle=self)
+    def _feed(self) -> "Feed":
+        return self._connection.feed(handle=self)
 
     def cancel(self, future: "Future[Any]", *, kill: bool = False) -> bool:
         """Cancel the call of *future*; return whether it is cancelled.

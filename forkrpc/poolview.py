@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from .feed import Feed
 from .pool import Pool
 from .proxy import Proxy, callback_of
 from .retrying import Persistent, retrying
@@ -12,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .feed import Feed
     from .intake import Intake
 
 
@@ -38,19 +38,13 @@ class PoolView(View, Pool):
         else:
             super().__call__(*args, **kwargs)
 
-    def _feed(self) -> Feed:
+    def _feed(self) -> "Feed":
         crew: Any = self._intake
         wrapped = None
         if "retries" in self._settings:
             wrapped = partial(retrying, tries=self._settings["retries"])
-        return Feed(
-            crew,
-            crew.most,
-            singly=crew.counts_calls,
-            limit=self._limit,
-            wrapped=wrapped,
-            handle=self,
-        )
+        feed: Feed = crew.feed(limit=self._limit, wrapped=wrapped, handle=self)
+        return feed
 
     async def acall(self, /, *args: "Any", **kwargs: "Any") -> "Any":
         await self._intake.await_room_in_loop("acall()")

@@ -135,6 +135,62 @@ def test_streams(make):
 
 
 @both
+def test_maps(make):
+    items = [object(), *range(5)]
+    with make().pool(double, max=1) as pool:
+        assert list(pool.map(range(50))) == list(range(0, 100, 2))
+        assert list(pool.starmap([(1,), (2,)], ordered=False)) == [2, 4]
+        assert list(pool.with_options(retries=1).map([3, 4], chunksize=2)) == [6, 8]
+        with pool.map(range(10**9)) as results:
+            assert next(results) == 0
+        assert list(pool.map([])) == []
+        results = pool.map(items)
+        with pytest.raises(TypeError, match="unsupported operand"):
+            next(results)
+        results = pool.map([1, sys._getframe(), 3])
+        assert next(results) == 2
+        with pytest.raises(SerialiserError):
+            next(results)
+        with pytest.raises(StopIteration):
+            next(results)
+    with pytest.raises(ClosedError):
+        pool.map([1])
+    with make().pool(leave_at, max=1, on_error=lambda error: None) as pool:
+        results = pool.map([0, 1, 2], chunksize=1)
+        assert next(results) == 0
+        with pytest.raises(WorkerDied):
+            next(results)
+
+
+@both
+def test_maps_in_an_event_loop(make):
+    async def main():
+        async with make().pool(double, max=1) as pool:
+            assert [each async for each in pool.amap(range(5))] == [0, 2, 4, 6, 8]
+        async with make().pool(adouble, max=1, backend="async", load=9) as pool:
+            assert [each async for each in pool.amap(range(5))] == [0, 2, 4, 6, 8]
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT))
+
+
+def test_a_map_in_place_takes_an_item_when_its_result_is_asked_for():
+    taken = []
+
+    def items():
+        for number in range(10):
+            taken.append(number)
+            yield number
+
+    with here().pool(double) as pool:
+        results = pool.map(items())
+        assert taken == []
+        assert [next(results), next(results)] == [0, 2]
+        assert len(taken) <= 4
+        results.close()
+        assert list(results) == []
+
+
+@both
 def test_a_call_that_fails_fails_alone(make):
     errors = []
     with make().pool(fail, max=1, on_error=errors.append) as pool:

@@ -103,7 +103,7 @@ LAYERS = {
     "flow": ("parent", 26),
     "connection": ("parent", 27),
     "inplace": ("parent", 27),
-    "inpool": ("parent", 28),
+    "inpool": ("parent", 29),
     "instream": ("parent", 26),
     "process": ("parent", 27),
     "program": ("parent", 27),

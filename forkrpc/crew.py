@@ -13,7 +13,7 @@ from time import monotonic
 
 from .awaiter import CANCELLED, Awaiter
 from .callbacks import last
-from .death import Death
+from .death import Closed, Death, before_all
 from .dispatch import Dispatch
 from .errors import ClosedError, Error
 from .fds import close_all
@@ -73,8 +73,9 @@ class Crew(Dispatch):
         if own["max_growth"] is not None:
             reactor = self.program.reactor
             self._growth = Growth(reactor, own["max_growth"], self.hands)
-        self._killed = False
+        self._killed = self._finished = False
         self._ending: list[Member] = []  # have ended; their callbacks may not have run
+        self._given_up: dict[Awaiter, None] = {}  # by `cancel` with kill, and sent
         self._managing = False  # `_manage` will run
         self._timer: Timer | None = None
         self._exit_since = 0.0  # when the program began to end
@@ -162,28 +163,30 @@ class Crew(Dispatch):
             self.members[place].close()
         if self._sleepers:
             self.wake_sleepers()
+        if self._ending:
+            self._ending = [each for each in self._ending if not each.ended.is_open()]
         if self.closed is None or self.backlog():
             self.look_again(now)
-        elif not self.members and not self._still_ending():
+        elif not (self.members or self._ending):
             self._finish()
         self.deliver()
-
-    def _still_ending(self) -> "list[Member]":
-        """Return the workers that have ended and still have callbacks to run."""
-        self._ending = [each for each in self._ending if not each.ended.is_open()]
-        return self._ending
 
     def _fail_hopeless(self) -> None:
         if not self.backlog():
             return
         if self._killed:
             self.fail_queue(Death(self.session.name, None, None, begun=0))
+        elif self._finished:
+            self._fail_late(Closed(self.session.name, None, None))
         elif self.broken is not None and self.refuses():
-            targets = list(self.session.unsent)[1::2]  # came when others had failed
-            self.fail_queue(self.broken)
-            if not all(isinstance(each, (Awaiter, SimpleQueue)) for each in targets):
-                error = self.broken.error_of(1)
-                self.session.call_soon(self.session.on_error, error)
+            self._fail_late(self.broken)
+
+    def _fail_late(self, death: Death) -> None:
+        """Fail calls that came in when it was too late."""
+        targets = list(self.session.unsent)[1::2]
+        self.fail_queue(death)
+        if not all(isinstance(each, (Awaiter, SimpleQueue)) for each in targets):
+            self.session.call_soon(self.session.on_error, death.error_of(1))
 
     def look_again(self, now: float) -> None:
         delay = self.scheduler.look_again(now)
@@ -220,6 +223,8 @@ class Crew(Dispatch):
             self.heard(member)
             if member.session.unsent:
                 member.flush()
+        for call in list(self._given_up):
+            self._end_given_up(call)
         self._manage()
         self.wake_sleepers(all_of_them=True)
         undone = bool(self._sleepers) or (bool(self.loops.homes) and self.loops.tick())
@@ -257,16 +262,23 @@ class Crew(Dispatch):
         if member is None:  # it has ended just now, or its worker has
             return bool(target.cancel())
         call.given_up = True
+        self._given_up[call] = None  # first: `tick` looks whether it has begun
+        call.settle(CANCELLED)
+        self._end_given_up(call)
+        return bool(target.cancelled())
+
+    def _end_given_up(self, call: "Any") -> None:
+        """End the worker that executes a call which nobody wants any more."""
+        member = call.holder
+        if member is None or not member.session.has(call):
+            self._given_up.pop(call, None)
+            return
         begun = member.life.begun()
         # A blocking worker that has begun another call is through with this one.
-        executed = call.call_id and (
-            call.call_id == begun
-            or (call.call_id < begun and self.options["backend"] == "async")
-        )
-        call.settle(CANCELLED)
-        if executed and member.session.has(call):
+        overlap = self.options["backend"] == "async"
+        if begun == call.call_id or (begun > call.call_id and overlap):
+            self._given_up.pop(call, None)
             member.end_quietly()
-        return bool(target.cancelled())
 
     def close(self) -> None:
         """Take no more calls; what there is, is finished."""
@@ -291,8 +303,10 @@ class Crew(Dispatch):
 
     def _finish(self) -> None:
         """All workers have ended."""
-        if self.program.ends.pop(self, self) is self:
+        if self._finished:
             return
+        self._finished = True
+        self.program.ends.pop(self, None)
         self._link.close()
         close_all(self._fds)
         if self._timer is not None:
@@ -363,18 +377,6 @@ class _Bell:
 
     def put(self, _: None) -> None:
         self._crew.manage_soon()
-
-
-def before_all(death: Death) -> Death:
-    """Return what calls are told that no worker has begun."""
-    return Death(
-        death.name,
-        death.pid,
-        death.returncode,
-        begun=0,
-        setup=death.setup,
-        broken=death.broken,
-    )
 
 
 def warn_of(death: Death) -> None:

@@ -5,12 +5,13 @@ import logging
 import os
 import signal
 import time
+from _queue import SimpleQueue
 from functools import partial
 
 import pytest
 
 import faulty
-from forkrpc import Forker, SetupError, WorkerDied
+from forkrpc import ClosedError, Forker, SetupError, WorkerDied
 from helpers import run_program, wait_until
 
 LIMIT = 20.0  # seconds; much more than it takes
@@ -273,3 +274,40 @@ def test_who_is_set_up_goes_on_while_others_cannot_be(template, tmp_path):
         futures = [pool.submit(0.05) for _ in range(20)]
         wait_until(lambda: len(pool.pids) > 1, LIMIT)
         assert [each.result(LIMIT) for each in futures] == [None] * 20
+
+
+def test_a_call_that_comes_behind_the_end_is_told_that_it_was_closed(template):
+    errors = []
+    pool = template.pool(pid, max=1, on_error=errors.append)
+    intake = pool._connection
+    pool.close()
+    assert pool.join(LIMIT)
+    queue = SimpleQueue()  # a thread has looked whether it is closed before that
+    intake.session.unsent.extend((1, queue, 2, print))
+    intake.send()
+    assert isinstance(queue.get(timeout=LIMIT).error, ClosedError)
+    wait_until(lambda: errors, LIMIT)
+    assert isinstance(errors[0], ClosedError)
+
+
+def test_a_call_that_was_cancelled_before_it_began_does_not_stay(template):
+    with template.pool("faulty.run", max=1, load=3) as pool:
+        first, second = pool.submit("do", "hang"), pool.submit("do", "hang")
+        wait_until(second.running, LIMIT)
+        assert pool.cancel(second, kill=True)
+        assert pool.cancel(first, kill=True)
+        assert pool.submit("echo", 1).result(LIMIT) == 1
+        wait_until(lambda: pool.pending == 0, LIMIT)
+
+
+def test_no_worker_is_ended_for_a_call_that_has_not_begun(template, tmp_path):
+    path = str(tmp_path / "gate")
+    os.mkfifo(path)
+    with template.pool("faulty.run", max=1, load=3) as pool:
+        first, second = pool.submit("gate", path), pool.submit("do", "hang")
+        wait_until(second.running, LIMIT)
+        assert pool.cancel(second, kill=True)
+        with open(path, "wb"):
+            pass
+        assert first.result(LIMIT) == "through"
+        wait_until(lambda: pool.pending == 0, LIMIT)  # it has begun, and was ended

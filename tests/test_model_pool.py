@@ -114,7 +114,8 @@ class Model:
         if pids:
             self.killed = True
             self.deaths += 1
-            os.kill(pids[number % len(pids)], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just died
+                os.kill(pids[number % len(pids)], signal.SIGKILL)
 
     # What has come of it.
 

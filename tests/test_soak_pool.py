@@ -5,6 +5,7 @@ FORKRPC_SOAK: for how many seconds; without it five minutes.
 
 import asyncio
 import collections
+import contextlib
 import gc
 import logging
 import os
@@ -167,7 +168,8 @@ def test_workers_are_killed_at_random_for_minutes(caplog):
         began, deaths, mended, grown = time.monotonic(), 0, [], []
         while time.monotonic() < began + SECONDS:
             victim = chance.choice(pool.pids)
-            os.kill(victim, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just died
+                os.kill(victim, signal.SIGKILL)
             killed, deaths = time.monotonic(), deaths + 1
             wait_until_soon(lambda v=victim: v not in pool.pids and whole(pool))
             mended.append(time.monotonic() - killed)

@@ -252,8 +252,7 @@ class Connection:
     def look_after_calls(self) -> None:
         """See to it that `tick` is called.  Any thread, behind each call it makes."""
         if not self._ticking:
-            self._ticking = True
-            self.program.reactor.tick(self)
+            self.program.reactor.tick(self, partial(setattr, self, "_ticking", True))
 
     def tick(self) -> bool:
         """Look for what nobody else brings on its way; return whether to look again.

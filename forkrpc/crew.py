@@ -136,8 +136,8 @@ class Crew(Dispatch):
 
     def manage_soon(self) -> None:
         if not (self._managing or self.flow.inert):
-            self._managing = True
-            self.program.reactor.soon(self._manage)
+            noting = partial(setattr, self, "_managing", True)
+            self.program.reactor.soon(self._manage, noting)
 
     def _manage(self) -> None:
         """Start and end workers, fail what nobody can do, end it all."""

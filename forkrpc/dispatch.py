@@ -81,8 +81,7 @@ class Dispatch(Intake):
     def _look_after_calls(self) -> None:
         """See to it that `tick` is called.  Any thread."""
         if not self._ticking:
-            self._ticking = True
-            self.program.reactor.tick(self)
+            self.program.reactor.tick(self, partial(setattr, self, "_ticking", True))
 
     def _look_for_workers(self) -> None:
         """Have workers started, if some are missing; now or later."""

@@ -9,10 +9,12 @@ import select
 import sys
 import threading
 from collections import deque
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from time import monotonic
 
+from .atomic import at_once
 from .fds import above_stdio, duplicate
 
 TYPE_CHECKING = False
@@ -99,8 +101,16 @@ class Reactor:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def soon(self, function: "Callable[[], object]") -> None:
-        """Call *function* in the reactor's thread.  Never blocks, takes no lock."""
+    def soon(
+        self, function: "Callable[[], object]", *noting: "Callable[[], object]"
+    ) -> None:
+        """Call *function* in the reactor's thread.  Never blocks, takes no lock.
+
+        noting: steps, as of `atomic.at_once`, that note it: by the same call into C.
+        """
+        if noting:
+            self._wake_with(partial(self._soon.append, function), *noting)
+            return
         self._soon.append(function)  # publish, then look
         if self._sleeping:
             self.wake()
@@ -122,11 +132,24 @@ class Reactor:
             heapify(self._timers)
             self._most_timers = 2 * len(self._timers) + FEW_TIMERS
 
-    def tick(self, ticker: "Ticker") -> None:
-        """Call `ticker.tick()` every TICK seconds until it returns False."""
+    def tick(self, ticker: "Ticker", *noting: "Callable[[], object]") -> None:
+        """Call `ticker.tick()` every TICK seconds until it returns False.
+
+        noting: as of `soon`.
+        """
+        if noting:
+            self._wake_with(partial(self._ticking.__setitem__, ticker, None), *noting)
+            return
         self._ticking[ticker] = None  # publish, then look
         if self._sleeping and not self._next_tick:
             self.wake()
+
+    def _wake_with(self, *steps: "Callable[[], object]") -> None:
+        """Do these steps and wake it: who is interrupted has done all, or nothing."""
+        try:
+            at_once(*steps, partial(os.write, self._wake_write, b"\0"))
+        except BlockingIOError:  # it is awake already
+            pass
 
     def wake(self) -> None:
         try:

@@ -311,3 +311,26 @@ def test_no_worker_is_ended_for_a_call_that_has_not_begun(template, tmp_path):
             pass
         assert first.result(LIMIT) == "through"
         wait_until(lambda: pool.pending == 0, LIMIT)  # it has begun, and was ended
+
+
+def test_a_call_that_has_gone_back_can_be_cancelled(template, tmp_path):
+    first, gate = tmp_path / "first", tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def init():
+        if first.exists():
+            faulty.gate(gate)
+        faulty.append(first, "started")
+
+    with template.pool("faulty.run", max=1, load=2, init=init) as pool:
+        hangs, behind = pool.submit("do", "hang"), pool.submit("echo", 1)
+        wait_until(behind.running, LIMIT)
+        wait_until(lambda: pool._connection.hands()[0].life.begun() == 1, LIMIT)
+        os.kill(*pool.pids, signal.SIGKILL)
+        assert isinstance(hangs.exception(LIMIT), WorkerDied)
+        wait_until(lambda: pool.stats()["queued"] == 1, LIMIT)
+        assert not behind.running()
+        assert behind.cancel()
+        assert pool.pending == 0
+        with open(gate, "wb"):
+            pass

@@ -8,7 +8,7 @@ from _queue import SimpleQueue
 
 import pytest
 
-from forkrpc import Forker, dispatch, intake, retire, scheduling
+from forkrpc import Forker, dispatch, intake, reactor, retire, scheduling
 from forkrpc.member import Member
 from helpers import MS, wait_until
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
@@ -126,3 +126,54 @@ def test_nothing_is_kept_of_what_was_answered(template):
             assert pool.submit(bytes(5000)).result(LIMIT) == bytes(5000)
         (member,) = pool._connection.hands()
         wait_until(lambda: not member.session._kept, LIMIT)
+
+
+@pytest.mark.parametrize("verb", ["_look_after_calls", "manage_soon"])
+def test_an_interrupt_leaves_nothing_noted_that_will_not_be_done(template, verb):
+    """Else nobody would ever ask for it again."""
+
+    def attempt(interrupt):
+        with contextlib.suppress(Interrupt), interrupt as raised:
+            getattr(crew, verb)()
+        wait_until(lambda: not (crew._ticking or crew._managing), LIMIT)
+        return raised
+
+    with template.pool(echo, max=1) as pool:
+        pool.call(1)
+        crew = pool._connection
+        wait_until(lambda: not (crew._ticking or crew._managing), LIMIT)
+        assert interrupt_everywhere(attempt, reactor)
+
+
+def at_rest(pool):
+    """Wait until nobody looks after the calls of a pool of one worker."""
+    crew = pool._connection
+    (member,) = crew.hands()
+    wait_until(lambda: not (crew._ticking or member._ticking), LIMIT)
+
+
+def test_what_an_interrupt_left_unsent_is_sent_by_the_next_tick(template, monkeypatch):
+    flush = Member.flush
+
+    def interrupted(member):
+        monkeypatch.setattr(Member, "flush", flush)
+        raise Interrupt
+
+    with template.pool(echo, max=1) as pool:
+        pool.call(0)
+        at_rest(pool)
+        monkeypatch.setattr(Member, "flush", interrupted)
+        results = SimpleQueue()
+        with contextlib.suppress(Interrupt):
+            pool(1, results.put)
+        assert results.get(timeout=LIMIT) == 1
+
+
+def test_what_an_interrupt_left_counted_is_counted_anew(template):
+    with template.pool(echo, max=1, load=1) as pool:
+        pool.call(0)
+        at_rest(pool)
+        crew = pool._connection
+        (member,) = crew.hands()
+        crew.scheduler.given(member.place, 1)  # a call, which then has not come
+        assert pool.submit(1).result(LIMIT) == 1

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import awaiting, creation, latency, throughput, upkeep
+from benchmarks import (
+    awaiting,
+    creation,
+    latency,
+    mapping,
+    payloads,
+    pools,
+    throughput,
+    upkeep,
+)
 from benchmarks.scale import Scale
 
 
@@ -54,7 +63,13 @@ CREATORS = (
     "pebble",
     "billiard",
 )
+COPIERS = ("forkrpc", "pool_fork", "futures", "execnet", "loky")
+RATES = (
+    Metric("argument_gb_s", "GB/s, argument", more_is_better=True),
+    Metric("result_gb_s", "GB/s, result", more_is_better=True),
+)
 BESIDE_POOL = ("forkrpc", "pool_fork")
+MAPPERS = ("forkrpc", "pool_fork", "futures", "loky")
 
 ROWS = {
     "round_trip": Row(
@@ -109,6 +124,30 @@ ROWS = {
         ("forkrpc", "forkrpc_sync"),
         CALLS,
     ),
+    "map_tiny": Row(
+        "map of 300,000 tiny calls, 2 workers, peers at their best chunk size",
+        mapping.map_tiny,
+        MAPPERS,
+        CALLS,
+        quick_rounds=1,
+    ),
+    "map_tasks": Row(
+        "map of 1,000 tasks of 10 ms, 2 workers",
+        mapping.map_tasks,
+        MAPPERS,
+        CALLS,
+        rounds=9,
+        quick_rounds=1,
+    ),
+    "bytes_1": Row("bytes of 1 MiB", payloads.bytes_1, COPIERS, RATES),
+    "bytes_64": Row("bytes of 64 MiB", payloads.bytes_64, COPIERS, RATES, rounds=3),
+    "array_64": Row(
+        "numpy array of 64 MiB",
+        payloads.array_64,
+        tuple(kind for kind in COPIERS if kind != "execnet"),  # which sends none
+        RATES,
+        rounds=3,
+    ),
     "single_use": Row(
         "single-use workers, small parent", creation.single_use, CREATORS, WORKERS
     ),
@@ -118,6 +157,27 @@ ROWS = {
         CREATORS,
         WORKERS,
         quick_rounds=1,
+    ),
+    "many_workers": Row(
+        "pool of 64 workers, tiny calls, beside one worker",
+        pools.many_workers,
+        ("forkrpc",),
+        (
+            Metric("calls_per_s", "calls/s", more_is_better=True),
+            Metric("one_per_s", "1 worker", more_is_better=True),
+            Metric("of_one", "of 1 worker", more_is_better=True),
+        ),
+    ),
+    "isolated": Row(
+        "a worker for each call, 2 at once",
+        pools.isolated,
+        ("forkrpc", "pool_fork"),
+        (
+            Metric("calls_per_s", "calls/s", more_is_better=True),
+            Metric("spare_ms", "ms, spare"),
+            Metric("fresh_ms", "ms, fresh fork"),
+            Metric("of_fresh", "spare of fresh"),
+        ),
     ),
     "memory": Row(
         "private memory of a worker after 1,000 calls, numpy preloaded",

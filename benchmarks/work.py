@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 
@@ -22,6 +23,14 @@ def echo(value: Any) -> Any:
     return value
 
 
+def burn(value: Any) -> Any:
+    """Use 10 ms of CPU time and return *value*."""
+    end = time.thread_time() + 0.01
+    while time.thread_time() < end:
+        pass
+    return value
+
+
 def numbers(count: int) -> Iterator[int]:
     """Yield small integers."""
     yield from range(count)
@@ -35,6 +44,22 @@ async def echo_async(value: Any) -> Any:
 def scale(*, value: int, factor: int) -> int:
     """Multiply; takes keyword arguments only."""
     return value * factor
+
+
+def swap(value: Any) -> Any:
+    """Return the payload that a tuple orders; of all else, how long it is."""
+    return payload(*value) if value.__class__ is tuple else len(value)
+
+
+@cache
+def payload(what: str, length: int) -> Any:
+    """Return "bytes", or an "array" of numpy's, of so many bytes; made once."""
+    data = bytes(range(256)) * (length // 256)
+    if what == "bytes":
+        return data
+    import numpy
+
+    return numpy.frombuffer(bytearray(data), "u1")
 
 
 def echo_or_collect(value: Any) -> Any:

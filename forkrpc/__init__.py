@@ -8,6 +8,7 @@ exit_grace = 10.0
 """Seconds for which the end of the program waits for outstanding calls."""
 
 _HOMES = {
+    "Executor": "executor",
     "Forker": "forker",
     "Pool": "pool",
     "Process": "process",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .errors import SerialiserError as SerialiserError
     from .errors import SetupError as SetupError
     from .errors import WorkerDied as WorkerDied
+    from .executor import Executor as Executor
     from .forker import Forker as Forker
     from .pool import Pool as Pool
     from .process import Process as Process

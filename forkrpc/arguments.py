@@ -1,12 +1,15 @@
 """What a call gives its worker, as it waits in `Session.unsent`."""
 
 from . import wire
-from .entries import Keywords, LimitedBody, LimitedKeywords, Streamed
+from .chunks import call_of, plain, plain_tuples
+from .entries import Chunk, Keywords, LimitedBody, LimitedKeywords, Streamed
 from .errors import SerialiserError
+from .parts import Parts
 from .serialisers import keepable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from .session import Session
@@ -34,9 +37,11 @@ class Arguments:
         if codec.packs and not kwargs and keepable(args) and self._fits(args):
             kind = type(args[0]) if len(args) == 1 else tuple
             return args if kind is bytes or kind is tuple else args[0]
-        body = codec.dump((*args, kwargs) if kwargs else args)
+        body = codec.dump_apart((*args, kwargs) if kwargs else args)
         if len(body) > self._most:
             raise self._too_long(body)
+        if isinstance(body, Parts):
+            return body.owned(wire.KEYWORDS if kwargs else 0)
         return Keywords(body) if kwargs else body
 
     def _fits(self, args: "Args") -> bool:
@@ -46,28 +51,63 @@ class Arguments:
             and all(type(arg) is not int or arg.bit_length() < 64 for arg in args)
         )
 
-    def limited(self, args: "Args", kwargs: "Keys", limit: float) -> bytes:
+    def limited(self, args: "Args", kwargs: "Keys", limit: float) -> "bytes | Parts":
         """Return what waits for a call that may run *limit* seconds."""
-        body = wire.limited(self._body(args, kwargs), limit)
+        body = self._body(args, kwargs, limit)
+        if isinstance(body, Parts):
+            return body
         return LimitedKeywords(body) if kwargs else LimitedBody(body)
 
-    def streamed(self, args: "Args", kwargs: "Keys", limit: "float | None") -> Streamed:
+    def streamed(
+        self, args: "Args", kwargs: "Keys", limit: "float | None"
+    ) -> "Streamed | Parts":
         """Return what waits for a stream's call."""
-        body = self._body(args, kwargs)
-        flags = wire.KEYWORDS if kwargs else 0
-        if limit is not None:
-            body, flags = wire.limited(body, limit), flags | wire.LIMITED
+        body = self._body(args, kwargs, limit)
+        if isinstance(body, Parts):
+            return body
         call = Streamed(body)
-        call.flags = flags
+        call.flags = wire.KEYWORDS if kwargs else 0
+        if limit is not None:
+            call.flags |= wire.LIMITED
         return call
 
-    def _body(self, args: "Args", kwargs: "Keys") -> bytes:
-        body = self._session.codec.dump((*args, kwargs) if kwargs else args)
+    def chunked(self) -> bool:
+        """Return whether many items of a map may share one call."""
+        # One call of them all could be longer than *most* where each is not.
+        return self._session.codec.trusted and self._most >= wire.LIMIT
+
+    def chunk(self, items: "Sequence[Any]", *, starred: bool) -> "Chunk | None":
+        """Return the call of these items; None if each needs a body of its own.
+
+        starred: each is a tuple of arguments.
+        """
+        found = plain_tuples(items) if starred else plain(items)
+        if found is None:
+            return None
+        return Chunk(call_of(found, starred=starred, plain=True))
+
+    def chunk_of(self, bodies: "list[bytes]") -> Chunk:
+        """Return the call of items that are bodies."""
+        return Chunk(call_of(bodies, starred=True, plain=False))
+
+    def body(self, args: "Args") -> bytes:
+        """Return the body of an item, with all that is in it."""
+        body = self._session.codec.dump(args)
         if len(body) > self._most:
             raise self._too_long(body)
         return body
 
-    def _too_long(self, body: bytes) -> SerialiserError:
+    def _body(
+        self, args: "Args", kwargs: "Keys", limit: "float | None"
+    ) -> "bytes | Parts":
+        body = self._session.codec.dump_apart((*args, kwargs) if kwargs else args)
+        if len(body) > self._most:
+            raise self._too_long(body)
+        if isinstance(body, Parts):
+            body = body.owned(wire.KEYWORDS if kwargs else 0)
+        return body if limit is None else wire.limited(body, limit)
+
+    def _too_long(self, body: "bytes | Parts") -> SerialiserError:
         return SerialiserError(
             f"arguments of {len(body)} bytes, max_frame is {self._most}; "
             "raise it with run(..., max_frame=...)"

@@ -10,7 +10,7 @@ from itertools import islice
 from time import monotonic
 
 from . import atomic
-from .loops import MOST
+from .loops import MOST, running_loop
 from .reactor import report
 
 TYPE_CHECKING = False
@@ -36,11 +36,18 @@ class Callbacks:
         self.loop: Any = options["loop"]
         self._session = session
         self._reactor = reactor
-        self._options = options
         self._asked = 0.0  # time.monotonic() when the loop was asked; 0: it need not be
         self._checking = False
         self._running: Iterator[Any] = iter(())  # (callback, argument) being called
         self._partly = False  # some of them are left to the loop's next turn
+
+    def check_may_wait(self, verb: str) -> None:
+        """Raise RuntimeError in the loop that runs the callbacks."""
+        if self.loop is not None and self.loop is running_loop():
+            raise RuntimeError(
+                f"{verb} would wait for ever in the event loop that runs the "
+                "callbacks; await what on_destroy sets, or wait in another thread"
+            )
 
     def deliver(self) -> None:
         """Call what is ready, or have it called."""
@@ -116,13 +123,9 @@ class Callbacks:
             message = f"callback of {self._session.name}"
             self.loop.call_exception_handler({"message": message, "exception": error})
 
-    def on_error(self, error: Exception) -> None:
-        """Tell the user of an error.  Runs in the callbacks' thread."""
-        tell_error(self._options, error)
-
 
 def tell_error(options: "dict[str, Any]", error: Exception) -> None:
-    """Call `on_error`, or what stands for it."""
+    """Call `on_error`, or what stands for it.  Runs in the callbacks' thread."""
     if options["on_error"] is not None:
         options["on_error"](error)
     elif options["on_event"] is not None:
@@ -132,6 +135,11 @@ def tell_error(options: "dict[str, Any]", error: Exception) -> None:
 
         log = logging.getLogger("forkrpc")
         log.error("%s", error, exc_info=error if error.__cause__ else None)
+
+
+def destroyed(on_destroy: "Any") -> None:
+    """Tell the user of an orderly end."""
+    on_destroy()
 
 
 def last(opened: "Any") -> None:

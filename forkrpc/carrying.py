@@ -4,6 +4,8 @@ That is values of context variables, and in a notebook the cell they were made i
 other workers have plain Arguments, which know nothing of it.
 """
 
+from functools import partial
+
 from . import context
 from .arguments import Arguments
 from .errors import SerialiserError
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
     from .cells import Cells, NewestCell
     from .context import Variable
-    from .entries import Streamed
+    from .entries import Chunk, Streamed
+    from .parts import Parts
 
 
 class CarryingArguments(Arguments):
@@ -40,11 +43,23 @@ class CarryingArguments(Arguments):
     def waiting(self, args: "Any", kwargs: "Any") -> object:
         return self._with_values(super().waiting, args, kwargs)
 
-    def limited(self, args: "Any", kwargs: "Any", limit: float) -> bytes:
+    def limited(self, args: "Any", kwargs: "Any", limit: float) -> "bytes | Parts":
         return self._with_values(super().limited, args, kwargs, limit)  # type: ignore[no-any-return]
 
-    def streamed(self, args: "Any", kwargs: "Any", limit: "float | None") -> "Streamed":
+    def streamed(
+        self, args: "Any", kwargs: "Any", limit: "float | None"
+    ) -> "Streamed | Parts":
         return self._with_values(super().streamed, args, kwargs, limit)  # type: ignore[no-any-return]
+
+    def chunked(self) -> bool:
+        # Each of the calls carries the values.
+        return not self._variables and super().chunked()
+
+    def chunk(self, items: "Any", *, starred: bool) -> "Chunk | None":
+        return self._with_values(partial(super().chunk, starred=starred), items)  # type: ignore[no-any-return]
+
+    def chunk_of(self, bodies: "list[bytes]") -> "Chunk":
+        return self._with_values(super().chunk_of, bodies)  # type: ignore[no-any-return]
 
     def _with_values(
         self, serialised: "Callable[..., Any]", args: "Any", *others: "Any"

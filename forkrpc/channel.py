@@ -15,6 +15,7 @@ import os
 import select
 import sys
 from _queue import SimpleQueue
+from _weakref import proxy
 
 from .errors import ProtocolError
 from .lane import LEFT, Lane
@@ -54,6 +55,7 @@ class Channel(Sender):
         super().__init__(reactor, sock, session, self._ready)
         self.broken: ProtocolError | None = None
         self.loops = Loops()
+        session.decoder.recv_into = sock.recv_into
         self._reactor = reactor
         self._sock = sock
         self._lead: dict[str, object] = {}  # "who": a frame, or the reactor
@@ -62,13 +64,14 @@ class Channel(Sender):
         self._poll.register(sock, select.POLLIN)
         self._spin = Spin()
         self._lane = Lane(session, sock, self._outbox, self._spin, self._poll)
-        if not session.in_order:
-            self.exchange = self._exchange  # type: ignore[method-assign]
         self._led = False  # a thread has led since the last tick
 
     def start(self, owner: "Any") -> None:
-        """Begin to read.  *owner* has `on_read` and `on_over`, for the reactor."""
-        self._owner = owner
+        """Begin to read.  *owner* has `on_read` and `on_over`, for the reactor.
+
+        Who may call this holds it, or the program does, to its end: no cycle.
+        """
+        self._owner = proxy(owner)
         self._watch.start()
 
     # Waiting for a result, in any thread but the reactor's.
@@ -119,16 +122,6 @@ class Channel(Sender):
                 raise RuntimeError(_NESTED)
             frame = frame.f_back
 
-    def _exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
-        """As `exchange`, where answers come in any order."""
-        if self._writing._is_owned():  # type: ignore[attr-defined]
-            raise RuntimeError(_NESTED)
-        self.check_nested()
-        self._session.unsent.extend((call, queue))
-        self.flush()
-        self._owner.look_after_calls()
-        return self.wait(queue)
-
     def wait(self, queue: "SimpleQueue[Any]") -> object:
         """Return the outcome that the call of *queue* is given."""
         self._followers[queue] = None
@@ -141,6 +134,7 @@ class Channel(Sender):
                 ):
                     self._led = True
                     try:
+                        self._watch.want(READ, wanted=False)  # or two are woken
                         self._read_until(queue)
                     finally:
                         self._followers.pop(queue, None)
@@ -229,15 +223,16 @@ class Channel(Sender):
         """Read once for *home*, if nobody leads; return whether nobody did."""
         if self._lead.setdefault("who", sys._getframe()) is not sys._getframe():
             return False
-        self._led = True
+        self._led, over = True, self.over
         try:
-            if not self.over:
+            if not over:
                 self._receive()
         finally:
             self._lead.clear()
             if self._followers:
                 self._hand_over()
-        self._owner.on_read_in(home)
+        if not over:  # else all is told, and perhaps no owner is left
+            self._owner.on_read_in(home)
         return True
 
     def has_unsent(self) -> bool:
@@ -387,3 +382,16 @@ class Channel(Sender):
         fd = self._sock.detach()
         if fd >= 0:
             os.close(fd)
+
+
+class Overlapped(Channel):
+    """The socket of a worker whose answers come in any order."""
+
+    def exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
+        if self._writing._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(_NESTED)
+        self.check_nested()
+        self._session.unsent.extend((call, queue))
+        self.flush()
+        self._owner.look_after_calls()
+        return self.wait(queue)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from .pieces import Pieces
+
     Group = tuple[bytes, int]  # origin, number
     Key = tuple[bytes, int, int]  # origin, number of the group, index in it
 
@@ -62,21 +64,33 @@ def _own_origin() -> bytes:
 _registered: "list[bool]" = []
 
 
-def freeze(values: object, sent: "set[Group]") -> "tuple[list[bytes], bytes]":
+def freeze(
+    values: object, sent: "set[Group]", pieces: "Pieces | None" = None
+) -> "tuple[list[bytes], bytes]":
     """Return (definitions, body) of *values* for a peer that has the groups *sent*.
 
     The definitions have to reach the peer before the body.  The caller holds `lock()`
     and adds what it queued to *sent* by `mark`.  Raises what pickling raises.
+    pieces: where the body goes instead; plain pickle could not make it.
     """
-    body = plain(values)
-    if body is not None:
+    if pieces is None and (body := plain(values)) is not None:
         return [], body
-    pickler = _pickler(set())
+    pickler = _pickler(set(), pieces)
     body = pickler.body_of(values)
     wanted: dict[Group, bytes] = {}
     for group in pickler.groups:
         _collect(group, sent, wanted)
     return list(wanted.values()), body
+
+
+def by_value(values: object) -> "tuple[bytes, list[type]]":
+    """Return (body, one class of each group it refers to), as it is for any peer.
+
+    Who sends it has to send these classes along.  The caller holds `lock()`.
+    """
+    pickler = _pickler(set())
+    body = pickler.body_of(values)
+    return body, [class_of(*group, 0) for group in sorted(pickler.groups)]
 
 
 def plain(values: object) -> "bytes | None":
@@ -200,8 +214,8 @@ def _make_group(root: type) -> "Key":
     return _keys[root]
 
 
-def _pickler(members: "set[type]") -> "_Pickler":
-    return _pickler_class()(members)
+def _pickler(members: "set[type]", pieces: "Pieces | None" = None) -> "_Pickler":
+    return _pickler_class()(members, pieces)
 
 
 if TYPE_CHECKING:
@@ -210,7 +224,7 @@ if TYPE_CHECKING:
         groups: set[Group]
         strangers: list[type]
 
-        def __init__(self, members: "set[type]") -> None: ...
+        def __init__(self, members: "set[type]", pieces: "Pieces | None") -> None: ...
 
         def body_of(self, values: object) -> bytes: ...
 
@@ -234,13 +248,17 @@ def _make_pickler_class() -> "type[_Pickler]":
         """Reduces classes that cannot be imported to keys.
 
         members: classes to write by value, those of the group being made.
+        pieces: where to write, and keep buffers; None: `body_of` returns it all.
         groups: the groups that what was written refers to.
         strangers: classes met that belong into the group being made.
         """
 
-        def __init__(self, members: "set[type]") -> None:
+        def __init__(self, members: "set[type]", pieces: "Pieces | None") -> None:
             self._file = BytesIO()
-            super().__init__(self._file, protocol=PROTOCOL)
+            if pieces is None:
+                super().__init__(self._file, PROTOCOL)
+            else:
+                super().__init__(pieces, PROTOCOL, pieces.take)
             self.members = members
             self.groups: set[Group] = set()
             self.strangers: list[type] = []

@@ -11,14 +11,14 @@ from functools import partial
 from time import monotonic
 
 from .arguments import Arguments
-from .callbacks import Callbacks, last
-from .channel import Channel
+from .callbacks import Callbacks, destroyed, last, tell_error
+from .channel import Channel, Overlapped
 from .errors import ClosedError
 from .flow import Flow
 from .gate import Gate
 from .limits import LimitedQueue, limit_of
 from .loading import Failure, result_of
-from .loops import loop_that_may_wait, running_loop
+from .loops import loop_that_may_wait
 from .pipe import Pipes
 from .reactor import TICK
 
@@ -65,20 +65,21 @@ class Connection:
         self.life = life
         self.closed: str | None = None
         self.ended = Gate()
-        self._channel = Channel(program.reactor, sock, session)
+        channel = Channel if session.in_order else Overlapped
+        self._channel = channel(program.reactor, sock, session)
         self.flow = Flow(session, self._channel, life, program)
-        self._options = options
-        self._arguments = Arguments(session, options["max_frame"])
-        self._waiting = self._arguments.waiting
+        self.options = options
+        self.arguments = Arguments(session, options["max_frame"])
+        self._waiting = self.arguments.waiting
         self._callbacks = Callbacks(session, program.reactor, options)
-        self._limited = False  # some call had a limit of its own
+        self.limited = False  # some call had a limit of its own
         self._ticking = False
         self._sent = 0  # id of the last call sent before the last tick
         self._seen = 0  # the first call whose result was held at the last look
         self._closing = False  # an orderly end was asked for
         self._killed = False  # by `kill`: nobody is to be told
-        self._pipes = Pipes(session, self._on_piped)
-        session.on_error = self._callbacks.on_error
+        self._pipes = Pipes(session)
+        session.on_error = partial(tell_error, options)
         session.on_event = options["on_event"]
         session.follow(life)
         life.read_on = self._channel.read_on
@@ -91,12 +92,13 @@ class Connection:
 
     def listen(self, pipes: "list[Pipe]") -> None:
         """Show what comes through *pipes* too; before the worker is started."""
-        self._pipes.add(pipes, self._channel.read)
+        if pipes:
+            self._pipes.add(pipes, self._channel.read, self._on_piped)
 
     def give(self, arguments: Arguments) -> None:
         """Have these make what a call gives the worker; before the first call."""
         self.session.take_no_more()  # all calls shall come here
-        self._arguments, self._waiting = arguments, arguments.waiting
+        self.arguments, self._waiting = arguments, arguments.waiting
 
     # Calls, in any thread.
 
@@ -106,7 +108,7 @@ class Connection:
         Never blocks.  Raise SerialiserError or ClosedError.
         """
         if self.closed is not None:
-            self._check_open()
+            self.check_open()
         self.session.unsent.extend((self._waiting(args, kwargs), target))
         self.send()
 
@@ -121,18 +123,18 @@ class Connection:
         if limit is None:
             self.submit(args, kwargs, target)
         else:
-            self._check_open()
-            self._limited = True
-            call = self._arguments.limited(args, kwargs, limit)
+            self.check_open()
+            self.limited = True
+            call = self.arguments.limited(args, kwargs, limit)
             self.session.unsent.extend((call, target))
             self.send()
 
     def stream(self, args: "Args", kwargs: "Keys", items: "Items") -> None:
         """As `submit_for`, for a call whose items go to *items*."""
         self.session.varied = True
-        self._check_open()
-        self._limited = self._limited or items.limit is not None
-        call = self._arguments.streamed(args, kwargs, items.limit)
+        self.check_open()
+        self.limited = self.limited or items.limit is not None
+        call = self.arguments.streamed(args, kwargs, items.limit)
         self.session.unsent.extend((call, items))
         self.send()
         self._channel.flush()
@@ -146,9 +148,9 @@ class Connection:
     def call_within(self, args: "Args", kwargs: "Keys", limit: float) -> object:
         """As `call`, with a limit in seconds."""
         self.program.check_may_wait("call()")
-        self._check_open()
-        self._limited = True
-        call = self._arguments.limited(args, kwargs, limit)
+        self.check_open()
+        self.limited = True
+        call = self.arguments.limited(args, kwargs, limit)
         self.look_after_calls()
         return result_of(self._channel.exchange(call, LimitedQueue(limit)))
 
@@ -160,13 +162,18 @@ class Connection:
             call = args[0]
         else:
             if self.closed is not None:
-                self._check_open()
+                self.check_open()
             call = self._waiting(args, kwargs)
         self.look_after_calls()
         outcome = self._channel.exchange(call, SimpleQueue())
-        return result_of(outcome) if type(outcome) is Failure else outcome
+        if type(outcome) is not Failure:
+            return outcome
+        try:
+            return result_of(outcome)
+        finally:
+            del outcome  # the frame is in the traceback: no cycle through it
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         """Raise ClosedError, or what ended the worker."""
         if self.closed is not None:
             error = self.death_error()
@@ -175,12 +182,7 @@ class Connection:
     def check_may_wait(self, verb: str) -> None:
         """Raise RuntimeError where waiting for callbacks would wait for itself."""
         self.program.check_may_wait(verb)
-        loop = self._callbacks.loop
-        if loop is not None and loop is running_loop():
-            raise RuntimeError(
-                f"{verb} would wait for ever in the event loop that runs the "
-                "callbacks; await what on_destroy sets, or wait in another thread"
-            )
+        self._callbacks.check_may_wait(verb)
 
     def death_error(self) -> "Exception | None":
         """Return a new exception if the worker has ended unasked, None else."""
@@ -258,13 +260,13 @@ class Connection:
         That is: results which a stuck worker holds back, and what an interrupt left.
         """
         if self.life.over:
+            self._ticking = False  # first: a call that comes behind the sweep asks anew
             self._sweep()
-            self._ticking = False
             return False
         self._channel.tick()
         self.flow.stop_closed()
         self.on_read()
-        if self._limited:
+        if self.limited:
             self.life.look_at_limit(TICK)
         self._ticking = False  # first: a call that comes now starts anew
         # A program that calls again and again keeps it ticking: no wake for each call.
@@ -293,8 +295,8 @@ class Connection:
 
     def _on_end(self) -> None:
         """Settle all that is left: the process has ended."""
+        self._channel.close()  # first: who still writes would reckon `gather` anew
         self._take_no_more(f"worker {self.life.pid} has ended")
-        self._channel.close()
         self.session.look(self.life)
         self.flow.recover()
         self._pipes.read()
@@ -312,9 +314,9 @@ class Connection:
         elif lost or not self._closing:
             death = self.life.death(self.session.setup_failure)
             error = death.error_of(death.timed_out)
-            self.session.call_soon(self._callbacks.on_error, error)
-        elif self._options["on_destroy"] is not None:
-            self.session.call_soon(self._on_destroy, None)
+            self.session.call_soon(self.session.on_error, error)
+        elif self.options["on_destroy"] is not None:
+            self.session.call_soon(destroyed, self.options["on_destroy"])
 
     def _sweep(self) -> int:
         """Fail what has no answer; return how many calls."""
@@ -322,9 +324,6 @@ class Connection:
         lost = self.session.fail_all(death)
         self._deliver()
         return lost
-
-    def _on_destroy(self, _: object) -> None:
-        self._options["on_destroy"]()
 
     # Asking for the end, in any thread.
 
@@ -376,7 +375,7 @@ class Connection:
         return self.session.outstanding()
 
     def wait_for_end(self, timeout: float) -> bool:
-        if self._options["done"] is None:
+        if self.options["done"] is None:
             return self.ended.wait(timeout)
         limit = monotonic() + timeout
         while self.outstanding() and monotonic() < limit:
@@ -385,7 +384,7 @@ class Connection:
 
     def kill_at_exit(self) -> None:
         # With `done` a worker goes on when the program has gone.
-        if self._options["done"] is None or self.outstanding():
+        if self.options["done"] is None or self.outstanding():
             self.kill(signal.SIGKILL)
 
     def abandon(self) -> None:

@@ -13,10 +13,11 @@ from time import monotonic
 
 from .awaiter import CANCELLED, Awaiter
 from .callbacks import last
-from .death import Death
+from .death import Closed, Death, before_all
 from .dispatch import Dispatch
 from .errors import ClosedError, Error
 from .fds import close_all
+from .feed import Feed
 from .gate import Gate
 from .growth import Growth
 from .items import Items
@@ -62,9 +63,10 @@ class Crew(Dispatch):
         super().__init__(link.program, name, options, room, scheduler)
         self._link = link
         self._function = function
-        self._options = options
         self.most = own["max"]
+        self.counts_calls = own["max_calls"] is not None
         self._retries = own["retries"]
+        self._grace = own["exit_grace"]
         self._fds: list[int] = own["fds"]
         self._tells_worker = takes_worker(options["on_event"])
         self._growth: Growth | None = None
@@ -76,6 +78,7 @@ class Crew(Dispatch):
         self._given_up: dict[Awaiter, None] = {}  # by `cancel` with kill, and sent
         self._managing = False  # `_manage` will run
         self._timer: Timer | None = None
+        self._exit_since = 0.0  # when the program began to end
         self.program.ends[self] = None
         self.program.reactor.start()
         self.manage_soon()
@@ -174,7 +177,7 @@ class Crew(Dispatch):
         if self._killed:
             self.fail_queue(Death(self.session.name, None, None, begun=0))
         elif self._finished:
-            self._fail_late(_Closed(self.session.name, None, None))
+            self._fail_late(Closed(self.session.name, None, None))
         elif self.broken is not None and self.refuses():
             self._fail_late(self.broken)
 
@@ -183,7 +186,7 @@ class Crew(Dispatch):
         targets = list(self.session.unsent)[1::2]
         self.fail_queue(death)
         if not all(isinstance(each, (Awaiter, SimpleQueue)) for each in targets):
-            self.session.call_soon(self._callbacks.on_error, death.error_of(1))
+            self.session.call_soon(self.session.on_error, death.error_of(1))
 
     def look_again(self, now: float) -> None:
         delay = self.scheduler.look_again(now)
@@ -194,7 +197,7 @@ class Crew(Dispatch):
     def _start(self, place: "Place") -> None:
         made = partial(Member, self, place)
         try:
-            member = connect(self._link, self._function, self._options, SESSIONS, made)
+            member = connect(self._link, self._function, self.options, SESSIONS, made)
         except Exception as error:  # such as SetupError: no descriptors are left
             with self.lock:
                 self.scheduler.ended(place, monotonic())
@@ -202,11 +205,11 @@ class Crew(Dispatch):
             if not isinstance(error, Error):
                 death.setup = f"{type(error).__name__}: {error}"
             self._died(death, monotonic())
-            self.session.call_soon(self._callbacks.on_error, death.error_of(0))
+            self.session.call_soon(self.session.on_error, death.error_of(0))
             return
         assert isinstance(member, Member)
         if self._tells_worker:
-            tell, life = self._options["on_event"], member.life
+            tell, life = self.options["on_event"], member.life
             member.session.on_event = lambda *args: tell(*args, worker=life.pid)
         if self._killed:
             member.kill_quietly(signal.SIGKILL)
@@ -229,6 +232,10 @@ class Crew(Dispatch):
         return self._ticking
 
     # The end.
+
+    def feed(self, **settings: "Any") -> Feed:
+        """Return how the items of a map get here; settings: as of Feed."""
+        return Feed(self, self.most, singly=self.counts_calls, **settings)
 
     def outstanding(self) -> int:
         """Return how many calls have no answer."""
@@ -268,7 +275,7 @@ class Crew(Dispatch):
             return
         begun = member.life.begun()
         # A blocking worker that has begun another call is through with this one.
-        overlap = self._options["backend"] == "async"
+        overlap = self.options["backend"] == "async"
         if begun == call.call_id or (begun > call.call_id and overlap):
             self._given_up.pop(call, None)
             member.end_quietly()
@@ -307,7 +314,7 @@ class Crew(Dispatch):
         if self._growth is not None:
             self._growth.stop()
         self.deliver()
-        if self._options["pool_destroy"] is not None and not self._killed:
+        if self.options["pool_destroy"] is not None and not self._killed:
             self.session.call_soon(self._on_destroy, None)
         self.session.call_soon(last, self.ended)
         self.deliver()
@@ -316,7 +323,7 @@ class Crew(Dispatch):
             self._sleepers.popleft().put(None)
 
     def _on_destroy(self, _: object) -> None:
-        self._options["pool_destroy"]()
+        self.options["pool_destroy"]()
 
     def drain(self, timeout: "float | None" = None) -> bool:
         """Wait until the callbacks of all that was received so far have run."""
@@ -337,11 +344,16 @@ class Crew(Dispatch):
         return done.wait(None if limit is None else max(0.0, limit - monotonic()))
 
     def close_at_exit(self) -> None:
+        self._exit_since = monotonic()
         self.close()
         self.flow.close_those_of(0, get_ident())
 
     def wait_for_end(self, timeout: float) -> bool:
-        return self.ended.wait(timeout)
+        if self._grace is None:
+            return self.ended.wait(timeout)
+        if self._grace == inf:
+            return self.ended.wait(None)
+        return self.ended.wait(max(0.0, self._exit_since + self._grace - monotonic()))
 
     def kill_at_exit(self) -> None:
         self.kill()
@@ -357,13 +369,6 @@ class Crew(Dispatch):
         close_all(self._fds)
 
 
-class _Closed(Death):
-    """What a call is told that has come into a pool behind its end."""
-
-    def error_of(self, call_id: int) -> "Any":
-        return ClosedError("the pool was closed")
-
-
 class _Bell:
     """Rung when the callbacks of a worker that has ended have run."""
 
@@ -372,18 +377,6 @@ class _Bell:
 
     def put(self, _: None) -> None:
         self._crew.manage_soon()
-
-
-def before_all(death: Death) -> Death:
-    """Return what calls are told that no worker has begun."""
-    return Death(
-        death.name,
-        death.pid,
-        death.returncode,
-        begun=0,
-        setup=death.setup,
-        broken=death.broken,
-    )
 
 
 def warn_of(death: Death) -> None:

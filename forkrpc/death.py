@@ -1,6 +1,6 @@
 """How a worker ended, and what each of its calls is told."""
 
-from .errors import CallTimeout, ProtocolError, SetupError, WorkerDied
+from .errors import CallTimeout, ClosedError, ProtocolError, SetupError, WorkerDied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +79,25 @@ class Death:
             return f"exited with status {self.returncode}"
         hint = "; was memory short?" if name == "SIGKILL" else ""
         return f"was ended by {name}{hint}"
+
+
+class Closed(Death):
+    """What a call is told that has come into a pool behind its end."""
+
+    def error_of(self, call_id: int) -> "Any":
+        return ClosedError("the pool was closed")
+
+
+def before_all(death: Death) -> Death:
+    """Return the same for calls that no worker has begun."""
+    return Death(
+        death.name,
+        death.pid,
+        death.returncode,
+        begun=0,
+        setup=death.setup,
+        broken=death.broken,
+    )
 
 
 def stack_of(crash: str) -> str:

@@ -225,6 +225,6 @@ class Dispatch(Intake):
             self.program.reactor.soon(member.close)
         if self.closed is not None or session.retired:
             self.manage_soon()
-        elif not place.load and (self.scheduler.keeps_idle or self._due == inf):
+        elif self.scheduler.keeps_idle or (not place.load and self._due == inf):
             with self.lock:  # else somebody will look in time
                 self._look_for_workers()

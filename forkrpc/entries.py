@@ -8,6 +8,8 @@ What is to be sent tells by its type how:
     Keywords              such a body with keyword arguments
     Limited...            the same, of calls with a time limit of their own
     Streamed              the body of a stream's call, whatever it has
+    Chunk                 the call of a map's chunk of items
+    Parts                 the body of a call or a stream, with its buffers and flags
     Definition            a DEFINE body
 
 Calls of the first two kinds are serialised many at once.  They cost the collector
@@ -20,7 +22,13 @@ from itertools import accumulate
 
 from . import wire
 from .classes import PROTOCOL
+from .parts import Parts
 from .serialisers import SCALARS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections import deque
+    from typing import Any
 
 MOST_BYTES = 16384  # of bodies that share a frame
 
@@ -51,10 +59,21 @@ class Streamed(bytes):
     flags = 0
 
 
+class Chunk(bytes):
+    """The body of a call that stands for those of many items (`chunks`)."""
+
+    __slots__ = ()
+
+
 class Definition(bytes):
     """A DEFINE body.  It is no call: nobody gets an outcome."""
 
     __slots__ = ()
+
+
+def define(unsent: "deque[Any]", definition: bytes) -> None:
+    """Queue a DEFINE body, before the call that needs it."""
+    unsent.extend((Definition(definition), None))
 
 
 _FLAGS: "dict[type, int]" = {
@@ -62,12 +81,13 @@ _FLAGS: "dict[type, int]" = {
     Keywords: wire.KEYWORDS,
     LimitedBody: wire.LIMITED,
     LimitedKeywords: wire.LIMITED | wire.KEYWORDS,
+    Chunk: wire.CHUNK,
 }
 
 
 def framed(
     calls: "list[object]", first: int, limit: int = wire.LIMIT
-) -> "tuple[int, bytes]":
+) -> "tuple[int, wire.Data]":
     """Return how many of *calls* share the next frame, and the frame.
 
     The first of them is not Streamed.  limit: bytes of a body.
@@ -93,10 +113,12 @@ def framed(
 
 def _framed_bodies(
     bodies: "list[bytes]", kinds: "list[type]", first: int, limit: int
-) -> "tuple[int, bytes]":
+) -> "tuple[int, wire.Data]":
     kind = kinds[0]
     if kind is Definition:
         return 1, wire.encode(wire.DEFINE, bodies[0])
+    if kind is Parts:
+        return 1, wire.encode_parts(wire.CALL, bodies[0], first=first)  # type: ignore[arg-type]
     if kinds.count(kind) < len(kinds):
         bodies = bodies[: next(n for n, each in enumerate(kinds) if each is not kind)]
     sizes = list(accumulate(len(body) + wire.LENGTH_BYTES for body in bodies))

@@ -1,7 +1,8 @@
 """What the library raises on purpose; the class says whose fault it was.
 
     Error
-    ├── SetupError       a step of a template, `init`, or the function's name failed
+    ├── SetupError       a step of a template, `init`, or the function's name failed;
+    │                    also a BrokenExecutor
     ├── WorkerDied       the process that had the call ended; also a BrokenExecutor
     ├── CallTimeout      the call ran longer than its limit; also a TimeoutError
     ├── RemoteError      a remote exception that could not be rebuilt here
@@ -35,15 +36,10 @@ class Error(Exception):
     call: "str | None" = None
 
 
-class SetupError(Error):
-    """A step of a template, `init`, or finding the function failed.
-
-    The message names the step and ends in the traceback of the other process.
-    """
-
-
 if TYPE_CHECKING:
     from concurrent.futures import BrokenExecutor
+
+    class SetupError(Error, BrokenExecutor): ...
 
     class WorkerDied(Error, BrokenExecutor):
         pid: "int | None"
@@ -64,9 +60,23 @@ if TYPE_CHECKING:
         ) -> None: ...
 
 
+# Two are made on first use: BrokenExecutor lives in concurrent.futures, which loads
+# logging and threading, and a child that never asks for it shall not have them.
+
+
+def _setup_error() -> type:
+    from concurrent.futures import BrokenExecutor
+
+    class SetupError(Error, BrokenExecutor):
+        """A step of a template, `init`, or finding the function failed.
+
+        The message names the step and ends in the traceback of the other process.
+        """
+
+    return SetupError
+
+
 def _worker_died() -> type:
-    # Made on first use: BrokenExecutor lives in concurrent.futures, which loads
-    # logging and threading, and a child that never asks for it shall not have them.
     from concurrent.futures import BrokenExecutor
 
     class WorkerDied(Error, BrokenExecutor):
@@ -99,9 +109,10 @@ def _worker_died() -> type:
         def __reduce__(self) -> "tuple[object, ...]":
             return _rebuild_worker_died, (self.args, self.__dict__)
 
-    WorkerDied.__module__ = __name__
-    WorkerDied.__qualname__ = "WorkerDied"
     return WorkerDied
+
+
+_LATE = {"SetupError": _setup_error, "WorkerDied": _worker_died}
 
 
 def _rebuild_worker_died(args: "tuple[str]", state: "dict[str, object]") -> object:
@@ -113,10 +124,12 @@ def _rebuild_worker_died(args: "tuple[str]", state: "dict[str, object]") -> obje
 
 
 def __getattr__(name: str) -> object:
-    if name != "WorkerDied":
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = _LATE[name]()
+    made.__module__, made.__qualname__ = __name__, name
     # One class, whichever of several threads made it first.
-    return globals().setdefault("WorkerDied", _worker_died())
+    return globals().setdefault(name, made)
 
 
 class CallTimeout(Error, TimeoutError):

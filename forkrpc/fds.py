@@ -9,8 +9,10 @@ import os
 import sys
 from collections import deque
 from functools import partial
+from itertools import islice
 
-from .atomic import at_once, drop
+from .atomic import at_once, drop, leftmost, together
+from .parts import owned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    Piece = bytes | memoryview
+    Data = bytes | list[Piece]  # one frame
+
 _append: "Callable[[Any, Any], None]" = deque.append
 _popleft: "Callable[[Any], Any]" = deque.popleft
 _ORDER = sys.byteorder
 _CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 _INT = 4  # bytes of a descriptor number in SCM_RIGHTS
+GATHERED = 64 << 10  # bytes of a piece that is written together with what is before it
+# Of a socket's buffer, for large pieces.  Linux doubles it; more falls out of caches.
+SEND_BYTES = 800_000
+MOST_GATHERED = 64  # pieces; Linux takes 1024 at once
+MOST_COUNTS = 64  # of writes, that are added up before each
 LOST = -1  # in the place of a descriptor
 MOST_HANDLES = 64  # in one frame; Linux allows 253 (SCM_MAX_FD)
 
@@ -35,34 +45,51 @@ class Outbox:
     """
 
     def __init__(self, sock: "socket", flags: int = 0) -> None:
-        self.frames: deque[tuple[bytes, tuple[int, ...]]] = deque()
-        self._taken: deque[int] = deque()  # bytes of frames[0] the socket has taken
+        self.frames: deque[tuple[Piece, tuple[int, ...]]] = deque()
+        # Bytes that the socket has taken, of frames[0] and perhaps of what follows.
+        self._taken: deque[int] = deque()
         self._spent: deque[int] = deque()  # descriptors that were sent
+        self._wide = False
         self._sock = sock
         self._flags = flags | getattr(_socket, "MSG_NOSIGNAL", 0)
 
-    def put(self, data: bytes, handles: "Sequence[int]" = ()) -> None:
-        self.frames.append((data, tuple(handles)))
+    def put(self, data: "Data", handles: "Sequence[int]" = ()) -> None:
+        """Add a frame; one that comes in pieces has no descriptors."""
+        if type(data) is list:
+            self.frames.extend(entries(data))
+        else:
+            self.frames.append((data, tuple(handles)))  # type: ignore[arg-type]
 
     def write(
-        self, data: bytes, queues: "tuple[deque[Any], ...]", *items: object
+        self, data: "Data", queues: "tuple[deque[Any], ...]", *items: object
     ) -> bool:
         """Put one frame, and in the same step the items into *queues*; then `flush`.
 
         Items for which there is no queue are nobody's.
         """
         frames, taken = self.frames, self._taken
+        if type(data) is list:
+            self.widen()
+            appends = [queue.append for queue in queues]
+            together((frames.extend, *appends), (entries(data), *items))
+            return self.flush()
         drop(map(_append, (frames, *queues), ((data, ()), *items)))
         if len(frames) > 1:
             return self.flush()
         try:
-            taken.extend(map(self._sock.send, (data,), (self._flags,)))
+            taken.extend(map(self._sock.send, (data,), (self._flags,)))  # type: ignore[arg-type]
         except BlockingIOError:
             return False
         if taken[0] < len(data):
             return self.flush()
         drop(map(_popleft, (frames, taken)))
         return True
+
+    def widen(self) -> None:
+        """Have the socket take more at once, before the first large piece."""
+        if not self._wide:
+            self._wide = True
+            self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, SEND_BYTES)
 
     def flush(self) -> bool:
         """Write as much as the socket takes; return whether nothing is left.
@@ -75,24 +102,49 @@ class Outbox:
             done = sum(taken) if taken else 0
             if done < len(data):
                 try:
-                    if done or handles:
+                    if len(frames) > 1 and len(frames[1][0]) >= GATHERED:
+                        self.widen()
+                        self._gather(done)
+                    elif done or handles:
                         self._send(memoryview(data)[done:], handles)
                     else:
                         taken.extend(map(self._sock.send, (data,), (self._flags,)))
                 except BlockingIOError:
                     return False
+                if len(taken) > MOST_COUNTS:
+                    together(
+                        (drop, taken.append), (leftmost(taken, len(taken)), sum(taken))
+                    )
             elif handles:
                 at_once(
                     frames.popleft, taken.clear, partial(self._spent.extend, handles)
                 )
                 self._close_spent()
-            elif len(taken) == 1:  # as most often, and faster
+            elif len(taken) == 1 and done == len(data):  # as most often, and faster
                 drop(map(_popleft, (frames, taken)))
             else:
-                at_once(frames.popleft, taken.clear)
+                rest = (done - len(data),) if done > len(data) else ()
+                together(
+                    (drop, drop, taken.extend),
+                    (leftmost(frames, 1), leftmost(taken, len(taken)), rest),
+                )
         return True
 
-    def _send(self, view: "bytes | memoryview", handles: "tuple[int, ...]") -> None:
+    def _gather(self, done: int) -> None:
+        """Write once, several entries; *done* bytes of the first were taken."""
+        views = [memoryview(self.frames[0][0])[done:]]
+        handles = self.frames[0][1]
+        for data, others in islice(self.frames, 1, MOST_GATHERED):
+            if others or handles:
+                break
+            views.append(memoryview(data))
+        if len(views) == 1:
+            self._send(views[0], handles)
+        else:
+            send = self._sock.sendmsg
+            self._taken.extend(map(send, (views,), ((),), (self._flags,)))
+
+    def _send(self, view: "Piece", handles: "tuple[int, ...]") -> None:
         """Write once; the count is stored by the call into C that writes."""
         sock, flags = self._sock, self._flags
         if handles and not self._taken:
@@ -101,6 +153,13 @@ class Outbox:
             self._taken.extend(map(sock.sendmsg, ([view],), (extra,), (flags,)))
         else:
             self._taken.extend(map(sock.send, (view,), (flags,)))
+
+    def own(self) -> None:
+        """Copy what somebody could change of what was not written."""
+        frames = self.frames
+        for at, (data, handles) in enumerate(frames):
+            if type(data) is not bytes:
+                frames[at] = owned(data), handles
 
     def clear(self) -> None:
         """Forget what was not written, and close its descriptors."""
@@ -117,6 +176,11 @@ class Outbox:
         spent = self._spent
         while spent:
             at_once(partial(os.close, spent[0]), spent.popleft)
+
+
+def entries(pieces: "list[Piece]") -> "list[tuple[Piece, tuple[int, ...]]]":
+    """Return what is put into `frames` for the pieces of one frame."""
+    return [(piece, ()) for piece in pieces]
 
 
 class HandleReader:

@@ -52,9 +52,13 @@ class Flow:
 
     def wait(self, items: "Items") -> None:
         """Wait until *items* rings.  Raise RuntimeError in the reactor's thread."""
-        self._program.check_may_wait("a stream")
-        self._channel.check_nested()
+        self.check_may_wait("a stream")
         self._channel.wait(items)
+
+    def check_may_wait(self, verb: str) -> None:
+        """Raise RuntimeError where nobody would read what is waited for."""
+        self._program.check_may_wait(verb)
+        self._channel.check_nested()
 
     def close_those_of(self, *takers: int) -> None:
         """Close the streams that these threads were the last to take from; 0: nobody.

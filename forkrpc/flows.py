@@ -49,6 +49,12 @@ class Flows:
         else:
             items.holder.flow.wait(items)
 
+    def check_may_wait(self, verb: str) -> None:
+        """Raise RuntimeError where nobody would read what is waited for."""
+        self._crew.program.check_may_wait(verb)
+        for member in self._crew.hands():
+            member.flow.check_may_wait(verb)
+
     def close_those_of(self, *takers: int) -> None:
         for _, items in self.waiting():
             if items.taker in takers:

@@ -119,6 +119,8 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
         if self._state not in _DONE:
             self._program.check_may_wait(verb)
             queue: SimpleQueue[None] = SimpleQueue()
+            if timeout is not None:
+                timeout = max(0.0, timeout)  # as the standard one: it may be over
             self._condition.sleepers.append(queue)  # publish, then look
             if self._state not in _DONE:
                 try:

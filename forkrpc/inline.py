@@ -7,6 +7,7 @@ crash or `os._exit` ends the program, no call can be timed out, killed or interr
 
 import linecache
 import os
+from functools import partial
 from itertools import count
 
 from .errors import ClosedError, SetupError
@@ -14,8 +15,11 @@ from .fds import duplicate
 from .forker import Forker, check_modules, kind_of
 from .functions import BARE, describe, name_of, resolve
 from .inplace import Inplace
+from .inpool import Pooled
 from .options import run_options
+from .pool import Pool
 from .proxy import Proxy
+from .sizing import pool_options
 from .standin import copied, set_up_error
 
 TYPE_CHECKING = False
@@ -118,14 +122,32 @@ class Inline(Forker):
         """As `Forker.run`.  Options that need a process have no effect."""
         self._check("run")
         checked = run_options(options)
-        for name in ("init", "done", "loop_factory"):
-            if checked[name] is not None:
-                describe(checked[name], name)
-        describe(function)
+        _describe_all(function, checked)
         connection = Inplace(name_of(function), checked)
+        try:
+            self._begin(function, checked, connection)
+        except SetupError as error:
+            connection.set_up_failed(error)
+        return Proxy(connection)  # type: ignore[arg-type]
+
+    def pool(self, function: "str | Callable[..., Any]", **options: "Any") -> Pool:
+        """As `Forker.pool`.  There is one worker, which has one call at a time."""
+        self._check("pool")
+        own, checked = pool_options(options)
+        _describe_all(function, checked)
+        begin = partial(self.fork()._begin, function, checked)
+        connection = Pooled(name_of(function), checked, own, begin)
+        return Pool(connection)  # type: ignore[arg-type]
+
+    def _begin(
+        self,
+        function: "str | Callable[..., Any]",
+        checked: "dict[str, Any]",
+        connection: Inplace,
+    ) -> None:
+        """Do what a new worker does first.  Raise SetupError."""
         if self._failure is not None:
-            connection.set_up_failed(self._failure)
-            return Proxy(connection)  # type: ignore[arg-type]
+            raise SetupError(*self._failure.args) from self._failure.__cause__
         try:
             values = self._values()
             if checked["init"] is not None:
@@ -139,9 +161,7 @@ class Inline(Forker):
             done = checked["done"]
             connection.use(target, None if done is None else self._found(done))
         except Exception as error:
-            step = f"starting {name_of(function)}"
-            connection.set_up_failed(set_up_error(step, error))
-        return Proxy(connection)  # type: ignore[arg-type]
+            raise set_up_error(f"starting {name_of(function)}", error) from error
 
     def spawn(
         self, function: "str | Callable[..., Any]", *, outlive: bool = False
@@ -203,3 +223,13 @@ class Inline(Forker):
         if not callable(found):
             raise TypeError(f"{what!r} is {found!r:.100}, which cannot be called")
         return found  # type: ignore[no-any-return]
+
+
+def _describe_all(
+    function: "str | Callable[..., Any]", checked: "dict[str, Any]"
+) -> None:
+    """Raise TypeError or ValueError for what is no function."""
+    for name in ("init", "done", "loop_factory"):
+        if checked[name] is not None:
+            describe(checked[name], name)
+    describe(function)

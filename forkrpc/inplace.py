@@ -62,7 +62,7 @@ class Inplace:
         self.ones: frozenset[object] = frozenset()  # calls are not queued as they are
         self._options = options
         self._asynchronous = options["backend"] == "async"
-        self._codec = codec(options["serialiser"], lambda _: None)
+        self.codec = codec(options["serialiser"], lambda _: None)
         self._calls: deque[Call] = deque()
         self._told: deque[tuple[Callable[[Any], object], object]] = deque()
         self._tasks: dict[Any, Any] = {}  # in the loop that runs; their targets
@@ -143,9 +143,9 @@ class Inplace:
         return over
 
     def copied(self, values: "tuple[Any, ...]") -> "tuple[Any, ...]":
-        if self._codec.trusted:
+        if self.codec.trusted:
             return copied(values)
-        return self._codec.load(self._codec.dump(values))
+        return self.codec.load(self.codec.dump(values))
 
     def call(self, args: "Any", kwargs: "Any", _limit: "float | None" = None) -> object:
         if self._asynchronous and running_loop() is not None:
@@ -253,13 +253,16 @@ class Inplace:
         if isinstance(error, SystemExit):
             from .child.leave import exit_status_of
 
-            self._die(exit_status_of(error))
-            return Failure(self._death(call_id))
+            return Failure(self._exited(exit_status_of(error), call_id))
         if not isinstance(error, Exception):  # it would end the caller's thread
             error = RemoteError(type_name(error), message_of(error), text_of(error))
         if getattr(error, "call", None) is None:
             name_call(error, f"call {call_id} of {self.name}")
         return Failure(error)
+
+    def _exited(self, status: int, call_id: int) -> Exception:
+        self._die(status)
+        return self._death(call_id)
 
     def _settle(self, call_id: int, outcome: "Any", target: "Any") -> None:
         if isinstance(target, Awaiter):

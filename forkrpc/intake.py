@@ -8,10 +8,11 @@ import _thread
 from _queue import SimpleQueue
 from _thread import get_ident
 from collections import deque
+from functools import partial
 
 from .arguments import Arguments
 from .awaiter import Awaiter
-from .callbacks import Callbacks
+from .callbacks import Callbacks, tell_error
 from .carrying import CarryingArguments
 from .cells import NewestCell, in_notebook
 from .errors import ClosedError
@@ -62,13 +63,14 @@ class Intake:
         self._ones = session.ones
         self._room = room  # calls that may wait, where whoever makes them can wait too
         self._sleepers: deque[Any] = deque()
-        self._arguments = _arguments(session, options)
-        self._waiting = self._arguments.waiting
+        self.options = options
+        self.arguments = _arguments(session, options)
+        self._waiting = self.arguments.waiting
         self._callbacks = Callbacks(session, program.reactor, options)
-        session.on_error = self._callbacks.on_error
+        session.on_error = partial(tell_error, options)
         self.cell: NewestCell | None = None
-        if isinstance(self._arguments, CarryingArguments):
-            cell = self._arguments.cells
+        if isinstance(self.arguments, CarryingArguments):
+            cell = self.arguments.cells
             self.cell = cell if isinstance(cell, NewestCell) else None
             self._ones = session.ones = frozenset()  # each call carries more
         if self.cell is not None:
@@ -100,7 +102,7 @@ class Intake:
 
     def submit(self, args: "Args", kwargs: "Keys", target: object) -> None:
         """Queue a call; *target* is who gets the outcome.  Never blocks."""
-        self._check_open()
+        self.check_open()
         self.session.unsent.extend((self._waiting(args, kwargs), target))
         self.send()
 
@@ -108,11 +110,11 @@ class Intake:
         self, args: "Args", kwargs: "Keys", target: "Any", limit: "Limit" = None
     ) -> None:
         """As `submit`, for who may cancel the call; a thread waits for room."""
-        self._check_open()
+        self.check_open()
         if limit is None:
             call: object = self._waiting(args, kwargs)
         else:
-            call = self._arguments.limited(args, kwargs, limit)
+            call = self.arguments.limited(args, kwargs, limit)
             self.limited = True
         inner = getattr(target, "inner", target)
         if isinstance(inner, Awaiter) and not isinstance(inner, Waiter):
@@ -123,9 +125,9 @@ class Intake:
 
     def stream(self, args: "Args", kwargs: "Keys", items: "Items") -> None:
         """As `submit_for`, for a call whose items go to *items*."""
-        self._check_open()
+        self.check_open()
         self.limited = self.limited or items.limit is not None
-        call = self._arguments.streamed(args, kwargs, items.limit)
+        call = self.arguments.streamed(args, kwargs, items.limit)
         self.session.varied = True
         self.session.unsent.extend((call, items))
         self.send()
@@ -134,15 +136,15 @@ class Intake:
         """Make a call and wait for its result; return it, or raise."""
         if get_ident() == self.program.reactor.ident:
             self.program.check_may_wait("call()")
-        self._check_open()
+        self.check_open()
         return self._exchange(self._waiting(args, kwargs), SimpleQueue())
 
     def call_within(self, args: "Args", kwargs: "Keys", limit: float) -> object:
         """As `call`, with a limit in seconds."""
         self.program.check_may_wait("call()")
-        self._check_open()
+        self.check_open()
         self.limited = self.session.varied = True
-        call = self._arguments.limited(args, kwargs, limit)
+        call = self.arguments.limited(args, kwargs, limit)
         return self._exchange(call, LimitedQueue(limit))
 
     def _exchange(self, call: object, queue: "SimpleQueue[Any]") -> object:
@@ -173,7 +175,7 @@ class Intake:
         self.program.reactor.soon(self.deliver)
         return True
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         """Raise ClosedError, or why calls are refused."""
         if self.closed is not None:
             raise ClosedError(self.closed)
@@ -235,7 +237,7 @@ class Intake:
             self._sleepers.append(bell)  # publish, then look
             if self.is_full():
                 bell.get()
-        self._check_open()
+        self.check_open()
 
     async def await_room_in_loop(self, verb: str) -> None:
         """As `await_room`, in a task."""

@@ -13,6 +13,7 @@ from .entries import Streamed
 from .errors import ProtocolError
 from .limits import Limited
 from .loading import Failure
+from .parts import Parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,13 +94,19 @@ class Streams:
         """Return whether no more calls shall be sent now."""
         return bool(self.under_way) and len(pending) >= self.most
 
-    def sending(self, body: Streamed, items: Items, first: int) -> "list[Any]":
+    def sending(
+        self, body: "Streamed | Parts", items: Items, first: int
+    ) -> "list[Any]":
         """Return the STREAM frame of a call, and steps."""
-        flags = body.flags
+        data: wire.Data
         if items.closed:
-            body, flags = Streamed(), wire.WITHDRAWN
+            data = wire.encode(wire.STREAM, flags=wire.WITHDRAWN, first=first)
+        elif isinstance(body, Parts):
+            data = wire.encode_parts(wire.STREAM, body, first=first)
+        else:
+            data = wire.encode(wire.STREAM, body, flags=body.flags, first=first)
         return [
-            wire.encode(wire.STREAM, body, flags=flags, first=first),
+            data,
             partial(self.under_way.__setitem__, first, items),
             partial(setattr, items, "call_id", first),
         ]

@@ -7,7 +7,7 @@ that it had not begun go back to the pool, and so do those that may be tried aga
 from collections import deque
 from functools import partial
 
-from . import atomic
+from . import atomic, wire
 from .awaiter import Awaiter, is_withdrawn
 from .items import Items
 from .overlapping import Overlapping
@@ -33,8 +33,8 @@ class Lending(Session):
     take_back: "Callable[[list[Any]], object]"
     again: "Callable[[Target, Death, int], Target | None]"
 
-    def __init__(self, name: str, limit: int) -> None:
-        super().__init__(name, limit)
+    def __init__(self, name: str, limit: int, size: int = wire.SIZE) -> None:
+        super().__init__(name, limit, size)
         self._kept: deque[Any] = deque()  # for each of `pending`
         self.registers = (*self.registers, self._kept)
         self.under_way = (self.pending, self._kept)
@@ -72,8 +72,8 @@ class LendingOverlapping(Overlapping):
     take_back: "Callable[[list[Any]], object]"
     again: "Callable[[Target, Death, int], Target | None]"
 
-    def __init__(self, name: str, limit: int) -> None:
-        super().__init__(name, limit)
+    def __init__(self, name: str, limit: int, size: int = wire.SIZE) -> None:
+        super().__init__(name, limit, size)
         self._kept: dict[int, Any] = {}
 
     def _entry(

@@ -14,7 +14,7 @@ from time import monotonic_ns
 from .death import Death
 from .gate import Gate
 from .progress import BEGUN, FIRST, HELD, MADE, SINCE, SPENT, STREAM, WAITING
-from .reactor import READ
+from .reactor import READ, Timer
 from .system import exit_status, kill_group
 
 TYPE_CHECKING = False
@@ -39,6 +39,7 @@ class Life:
     read_rest: reads what the worker has left in its socket; False while another
     thread does that.
     on_end: called once, when the process has ended and all signs are in.
+    Whoever gave these is let go then: no cycle waits for the collector.
     """
 
     def __init__(self, program: "Program", page: "Page", name: str) -> None:
@@ -58,11 +59,13 @@ class Life:
         self._status: int | None = None
         self._refused: str | None = None
         self._broken: Exception | None = None
-        self._eof = self._dead = self._ruling = False
+        self._eof = self._dead = False
+        self._ruling: Timer | None = None  # once there was a sign of death
+        self._looking: Timer | None = None  # for a call beyond its limit
         self._kill_with: int | None = None  # a signal for a process not yet started
         self._timed_out = 0
         self._timeout: float | None = None  # of the call that has run too long
-        self._limits: Any
+        self._limits: Any = None
         self._death: Death | None = None
 
     # What the template tells.
@@ -115,9 +118,11 @@ class Life:
             return
         if self._eof and self._dead and self._status is not None:
             self._finish()
-        elif not self._ruling:
-            self._ruling = True
-            self._program.reactor.later(SIGN_WAIT, self._rule_anyway)
+        elif self._ruling is None:
+            self._rule_in(SIGN_WAIT)
+
+    def _rule_in(self, delay: float) -> None:
+        self._ruling = self._program.reactor.later(delay, self._rule_anyway)
 
     def _rule_anyway(self) -> None:
         if self.over:
@@ -128,11 +133,11 @@ class Life:
             self._finish()
         elif self.pid is None:
             # The end of its socket, but no process: the template has still to tell.
-            self._program.reactor.later(SIGN_WAIT, self._rule_anyway)
+            self._rule_in(SIGN_WAIT)
         else:
             # It closed its socket and lives on: it can answer nothing any more.
             self.kill(signal.SIGKILL)
-            self._program.reactor.later(END_WAIT, self._finish)
+            self._ruling = self._program.reactor.later(END_WAIT, self._finish)
 
     def _finish(self) -> None:
         if self.over:
@@ -152,6 +157,14 @@ class Life:
                 self._pidfd = None
         self.on_end()
         self.known.open()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        del self.read_on, self.read_rest, self.on_end
+        self._limits = None
+        for timer in (self._ruling, self._looking):
+            if timer is not None:
+                timer.cancel()
 
     def held(self) -> "tuple[int, int]":
         """Return the ids of the first call whose result is held, and the one begun."""
@@ -232,13 +245,15 @@ class Life:
         """
         self._limits = timeout, limit_of, waits, word, grace
         if timeout is not None:
-            self._program.reactor.later(timeout + grace, self._look_again)
+            self._look_in(timeout + grace)
+
+    def _look_in(self, delay: float) -> None:
+        self._looking = self._program.reactor.later(delay, self._look_again)
 
     def _look_again(self) -> None:
         left, (timeout, *_, grace) = self._left(), self._limits
         if left > 0 and timeout is not None:
-            again = min(left, timeout + grace)
-            self._program.reactor.later(again, self._look_again)
+            self._look_in(min(left, timeout + grace))
 
     def look_at_limit(self, until: float) -> None:
         """Look for a call beyond its limit, now and within *until* seconds."""

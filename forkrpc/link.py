@@ -11,6 +11,7 @@ from _pickle import dumps, loads
 from itertools import count
 
 from . import classes, wire
+from .decoder import Decoder
 from .errors import ProtocolError
 from .fds import LOST, HandleReader, Outbox, socket_pair
 from .gate import Gate
@@ -67,7 +68,7 @@ class Link:
         self._why: str | None = None
         self.refusal: str | None = None
         self._reader = HandleReader(control, strict=False)
-        self._decoder = wire.Decoder(greeted=greeted)
+        self._decoder = Decoder(greeted=greeted)
         self._outbox = Outbox(control, _socket.MSG_DONTWAIT)
         if not greeted:
             self._outbox.put(wire.GREETING)
@@ -79,6 +80,7 @@ class Link:
         self._twin = Twin(self)
         if pid is not None:
             self._known.open()
+        self._events = READ  # that the reactor watches for
         program.ends[self] = None
         program.reactor.start()
         program.reactor.watch(control.fileno(), READ, self._ready)
@@ -164,7 +166,9 @@ class Link:
                 self._outbox.clear()
                 done = True
             events = READ if done else READ | WRITE
-            self.program.reactor.change(self._control.fileno(), events)
+            if events != self._events:
+                self.program.reactor.change(self._control.fileno(), events)
+                self._events = events
 
     def ask(
         self, kind: int, body: bytes, handles: "Sequence[int]", child: "Child"

@@ -10,7 +10,9 @@ from . import wire
 from .errors import ProtocolError, SerialiserError
 from .gate import is_interrupt
 from .outcome import name_call, unpack
-from .serialisers import PAIRS, Codec
+from .pairs import PAIRS
+from .parts import Parts
+from .serialisers import Codec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +59,9 @@ class Loader:
             return [None]
         if frame.kind == wire.ERROR:
             return list(map(self.error, frame.bodies(), range(frame.first, 2**64)))
-        load = self._codec.load
+        load: Any = self._codec.load
+        if type(frame.body) is Parts:
+            load = self._codec.load_parts
         outcomes: list[Any] = []
         for body in frame.bodies():
             try:
@@ -71,6 +75,14 @@ class Loader:
         """Return a result, or the Failure to load it."""
         try:
             (value,) = self._codec.load(body)
+        except BaseException as error:  # as in `outcomes`
+            return self._failure(call_id, error)
+        return value
+
+    def result_with_parts(self, parts: Parts, call_id: int) -> object:
+        """As `result`."""
+        try:
+            (value,) = self._codec.load_parts(parts)
         except BaseException as error:  # as in `outcomes`
             return self._failure(call_id, error)
         return value
@@ -92,6 +104,8 @@ class Loader:
     def event(self, body: "Any") -> "tuple[object, ...] | Failure":
         """Return the arguments of an event, or the Failure to load them."""
         try:
+            if type(body) is Parts:
+                return self._codec.load_parts(body)
             return self._codec.load(body)
         except BaseException as error:  # as in `result`
             kind = type(error).__name__

@@ -297,20 +297,26 @@ def loop_that_may_wait(verb: str, program: "Program | Here") -> "Any":
     return loop
 
 
+class Sleeper:
+    """What a Gate tells, for a loop."""
+
+    def __init__(self, loop: "Any") -> None:
+        self.future = loop.create_future()
+        self._loop = loop
+
+    def put(self, _: None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:  # the loop was closed
+            pass
+
+    def _wake(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
 async def opened(gate: "Gate", loop: "Any") -> None:
     """Wait in *loop*, the one that runs, until *gate* opens."""
-    future = loop.create_future()
-
-    def wake() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    class Sleeper:
-        def put(self, _: None) -> None:
-            try:
-                loop.call_soon_threadsafe(wake)
-            except RuntimeError:  # the loop was closed
-                pass
-
-    gate.tell(Sleeper())
-    await future
+    sleeper = Sleeper(loop)
+    gate.tell(sleeper)
+    await sleeper.future

@@ -52,7 +52,7 @@ class Member(Connection):
 
     def has_limits(self) -> None:
         """Some of its calls have a limit of their own."""
-        self._limited = True
+        self.limited = True
 
     def exchange(self, call: object, queue: "Any") -> object:
         """Make a call that this worker is to have; return its outcome."""
@@ -106,7 +106,7 @@ class Member(Connection):
 
     def tell_error(self, error: Exception) -> None:
         """Have `on_error` called, behind what is ready."""
-        self.session.call_soon(self._callbacks.on_error, error)
+        self.session.call_soon(self.session.on_error, error)
 
     # Its crew does these, at the end of the program.
 

@@ -8,13 +8,13 @@ which arrives is ever unpickled.
 from _pickle import dumps as _pickle_dumps
 from _pickle import loads as _pickle_loads
 
-from .serialisers import PAIRS, PORTABLE_PROTOCOL
+from .pairs import PAIRS, PORTABLE_PROTOCOL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .serialisers import Buffer
+    from .pairs import Buffer
 
 PLAIN = frozenset([str, int, float, bool, type(None)])  # types that need no care
 

@@ -3,7 +3,7 @@
 import os
 
 from .context import variables
-from .wire import LIMIT
+from .wire import LIMIT, SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 DEVNULL, STDOUT = -3, -2  # as in subprocess
 FORWARD = "forward"  # into frames
 FORWARD_STDOUT = "forward as stdout"  # stderr, where stdout is forwarded
-BUFLEN = 65536  # bytes; starting size of the read buffers
 
 DEFAULTS: "dict[str, Any]" = {
     "backend": "sync",
@@ -23,7 +22,7 @@ DEFAULTS: "dict[str, Any]" = {
     "init": None,
     "done": None,
     "serialiser": "pickle",
-    "buflen": BUFLEN,
+    "buflen": SIZE,
     "buflen_req": None,
     "buflen_res": None,
     "limit": None,

@@ -5,6 +5,7 @@ serialiser that is not a pickle only builtin exceptions are rebuilt.
 """
 
 import builtins
+from itertools import repeat
 
 from .errors import RemoteError, SerialiserError
 
@@ -14,10 +15,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     Buffer = bytes | memoryview
-    Link = tuple[BaseException, str]  # an exception and how the next one belongs to it
+    # An exception, its cause and context, its notes.
+    Link = tuple[
+        BaseException, BaseException | None, BaseException | None, list[str] | None
+    ]
     Packed = tuple[str, str, str, object]  # type's name, message, traceback, the object
 
 LONGEST_CHAIN = 20  # causes and contexts of one exception that travel with it
+MOST_LINKS = 200  # exceptions in all, with those of groups, whose causes travel
 
 # Only these are rebuilt from plain data: they do nothing but keep their arguments.
 PLAIN = frozenset(
@@ -31,6 +36,18 @@ PLAIN = frozenset(
 
 
 OWN = frozenset(["forkrpc.errors.SerialiserError"])  # the library's, the same way
+
+
+def _getset(name: str) -> "tuple[Callable[[Any], Any], Callable[[Any, Any], None]]":
+    """Return what reads, and what sets, this attribute of any exception."""
+    descriptor: Any = vars(BaseException)[name]
+    return descriptor.__get__, descriptor.__set__
+
+
+# The class is the user's, and may refuse attributes.
+_set = BaseException.__setattr__
+_cause_of, _set_cause = _getset("__cause__")
+_context_of, _set_context = _getset("__context__")
 
 
 class RemoteTraceback(Exception):
@@ -85,9 +102,9 @@ def pack(error: BaseException, dump: "Callable[[object], bytes] | None") -> "Pac
         if isinstance(error, OSError) and error.filename is not None:
             args = (*args[:2], error.filename, None, error.filename2)
         return name, message, text, _plain(args)
-    for chain in (_chain(error), [(error, "")]):
+    for links_of in (_links, _alone):
         try:
-            return name, message, text, dump(chain)
+            return name, message, text, dump(links_of(error))
         except Exception:  # whatever the user's __reduce__ raises: the text remains
             continue
     return name, message, text, None
@@ -100,20 +117,40 @@ def _plain(args: "tuple[object, ...]") -> object:
     return None
 
 
-def _chain(error: BaseException) -> "list[Link]":
-    chain: list[Link] = []
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen and len(chain) < LONGEST_CHAIN:
-        seen.add(id(each))
-        following = each.__cause__
-        link = "cause" if following is not None else ""
-        if following is None and not each.__suppress_context__:
-            following = each.__context__
-            link = "context" if following is not None else ""
-        chain.append((each, link))
-        each = following
-    return chain
+def _links(error: BaseException) -> "list[Link]":
+    """Return an exception and those that hang on it, which pickling would lose."""
+    links: list[Link] = []
+    seen = {id(error)}
+    todo: list[tuple[BaseException, int]] = [(error, 1)]  # with its place in a chain
+    for each, place in todo:
+        cause, context = each.__cause__, None
+        if cause is None and not each.__suppress_context__:
+            context = each.__context__
+        following = context if cause is None else cause
+        if following is not None and place == LONGEST_CHAIN:
+            cause = context = following = None
+        links.append((each, cause, context, _notes(each)))
+        for other, at in ((following, place + 1), *zip(_members(each), repeat(1))):
+            if other is not None and id(other) not in seen and len(seen) < MOST_LINKS:
+                seen.add(id(other))
+                todo.append((other, at))
+    return links
+
+
+def _alone(error: BaseException) -> "list[Link]":
+    return [(error, None, None, None)]
+
+
+def _notes(error: BaseException) -> "list[str] | None":
+    notes = getattr(error, "__notes__", None)
+    if isinstance(notes, list) and all(type(note) is str for note in notes):
+        return notes
+    return None
+
+
+def _members(error: BaseException) -> "tuple[BaseException, ...]":
+    group = getattr(builtins, "BaseExceptionGroup", None)  # none in Python 3.10
+    return error.exceptions if group is not None and isinstance(error, group) else ()
 
 
 def unpack(
@@ -144,15 +181,17 @@ def unpack(
     return rebuilt
 
 
-def _rebuilt(chain: object) -> BaseException:
-    if not isinstance(chain, list) or not chain:
-        raise TypeError(f"no chain of exceptions: {chain!r:.100}")
-    for (error, link), (following, _) in zip(chain, chain[1:], strict=False):
-        if link == "cause":
-            error.__cause__ = following
-        else:
-            error.__context__ = following
-    first = chain[0][0]
+def _rebuilt(links: object) -> BaseException:
+    if not isinstance(links, list) or not links:
+        raise TypeError(f"no exceptions: {links!r:.100}")
+    for error, cause, context, notes in links:
+        if cause is not None:
+            _set_cause(error, cause)
+        if context is not None:
+            _set_context(error, context)
+        if notes is not None and getattr(error, "__notes__", None) != notes:
+            _set(error, "__notes__", notes)
+    first = links[0][0]
     if not isinstance(first, BaseException):
         raise TypeError(f"no exception: {first!r:.100}")
     return first
@@ -180,14 +219,14 @@ def _attach(error: BaseException, text: str) -> None:
     """Put the remote traceback at the end of the chain, where printing begins."""
     seen = {id(error)}
     while True:
-        following = error.__cause__
+        following = _cause_of(error)
         if following is None:  # not by its truth: the class may have a __len__
-            following = error.__context__
+            following = _context_of(error)
         if following is None or id(following) in seen:
             break
         seen.add(id(following))
         error = following
-    error.__cause__ = RemoteTraceback(text)
+    _set_cause(error, RemoteTraceback(text))
 
 
 def name_call(

@@ -13,6 +13,7 @@ from . import atomic, wire
 from .awaiter import CALLBACKS, CANCELLED, Awaiter
 from .errors import ProtocolError
 from .loading import Failure
+from .parts import Parts
 from .progress import OLDEST
 from .session import LOW, MOST_CALLS, NEVER, Session
 
@@ -38,8 +39,8 @@ class Overlapping(Session):
     in_order = False
     _begun: "Callable[[], int]" = int  # returns the id of the call begun last
 
-    def __init__(self, name: str, limit: int) -> None:
-        super().__init__(name, limit)
+    def __init__(self, name: str, limit: int, size: int = wire.SIZE) -> None:
+        super().__init__(name, limit, size)
         self.pending: dict[int, Target] = {}
         self.streams.most = sys.maxsize  # each call begins when it comes
         self._looked: set[int] = set()  # calls whose results were read from the page
@@ -118,7 +119,11 @@ class Overlapping(Session):
         if frame.flags & wire.PACKED:
             return self.loader.results(frame)
         loader = self.loader
-        load = loader.error if frame.kind == wire.ERROR else loader.result
+        load: Callable[[Any, int], object] = loader.result
+        if frame.kind == wire.ERROR:
+            load = loader.error
+        elif type(frame.body) is Parts:
+            load = loader.result_with_parts
         return list(map(load, frame.bodies(), ids))
 
     def _hand_out(

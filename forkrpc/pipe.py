@@ -119,19 +119,26 @@ class Pipe:
 
 
 class Pipes:
-    """Those of one worker.
+    """Those of one worker."""
 
-    soon: has what was read shown; called in the thread that reads.
-    """
-
-    def __init__(self, session: "Session", soon: "Callable[[], None]") -> None:
+    def __init__(self, session: "Session") -> None:
         self._session = session
-        self._soon = soon
-        self._pipes: list[Pipe] = []
+        self._soon: Callable[[], None] = _nothing
+        self._pipes: dict[int, Pipe] = {}  # by where they are shown
 
-    def add(self, pipes: "list[Pipe]", read_before: "Callable[[], object]") -> None:
-        """Show what comes through *pipes*; read_before: as of Pipe."""
-        self._pipes = pipes
+    def add(
+        self,
+        pipes: "list[Pipe]",
+        read_before: "Callable[[], object]",
+        soon: "Callable[[], None]",
+    ) -> None:
+        """Show what comes through *pipes*.
+
+        read_before: as of Pipe.  soon: has what was read shown; called in the thread
+        that reads.
+        """
+        self._soon = soon
+        self._pipes = {pipe.shown: pipe for pipe in pipes}
         self._session.read_pipe = self._read_one
         for pipe in pipes:
             pipe.on_data = self._show
@@ -142,14 +149,26 @@ class Pipes:
         frame.first = self._session.head()  # the call that most likely wrote it
         self._session.call_soon(self._session.on_said, frame)
         self._soon()
+        if not frame.body:
+            self._ended(frame.flags & ~wire.PIPED)
+
+    def _ended(self, shown: int) -> None:
+        """Nothing more comes through one; let all go behind the last: no cycle."""
+        self._pipes.pop(shown, None)
+        if not self._pipes:
+            self._session.read_pipe = self._soon = _nothing
 
     def _read_one(self, frame: "Frame") -> None:
         """Read what was in a pipe when the worker sent *frame*."""
-        for pipe in self._pipes:
-            if frame.flags == wire.PIPED | pipe.shown:
-                pipe.read_rest()
+        pipe = self._pipes.get(frame.flags & ~wire.PIPED)
+        if pipe is not None:
+            pipe.read_rest()
 
     def read(self) -> None:
         """Read what is in all of them now.  Any thread."""
-        for pipe in self._pipes:
+        for pipe in list(self._pipes.values()):
             pipe.read_rest()
+
+
+def _nothing(*_: object) -> None:
+    pass

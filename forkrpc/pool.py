@@ -2,9 +2,11 @@
 
 from signal import SIGKILL
 
+from .amapping import amap_over
 from .crew import Crew
 from .fds import close_all, duplicate
 from .functions import name_of
+from .mapping import map_over
 from .proxy import Proxy, check_signal
 from .scheduling import Scheduler
 from .sizing import pool_options, scheduling_of
@@ -12,11 +14,14 @@ from .starting import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Future
     from typing import Any
 
+    from .amapping import AsyncMapResults, Items
+    from .feed import Feed
     from .link import Link
+    from .mapping import MapResults
 
 
 class Pool(Proxy):
@@ -44,6 +49,72 @@ class Pool(Proxy):
         from .poolview import view_of
 
         return view_of(self, self._connection, options)
+
+    def map(
+        self,
+        iterable: "Iterable[Any]",
+        *iterables: "Iterable[Any]",
+        chunksize: "int | str" = "auto",
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> "MapResults":
+        """Call the function for each item; return an iterator of the results.
+
+        As the builtin `map`, and as lazy: items are taken and called no further ahead
+        of who takes the results than keeps the workers busy.  chunksize: items that
+        share one call, so that tiny ones are quick; "auto": as many as take about 1 ms.
+        ordered: results come in the order of the items, else as they are completed.
+        progress: show a bar (needs tqdm).  An item that fails raises in its place;
+        that, closing or dropping the iterator cancels what has not started.
+        """
+        return map_over(
+            self._feed(),
+            (iterable, *iterables),
+            chunksize=chunksize,
+            ordered=ordered,
+            progress=progress,
+        )
+
+    def starmap(
+        self,
+        iterable: "Iterable[Iterable[Any]]",
+        *,
+        chunksize: "int | str" = "auto",
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> "MapResults":
+        """Do as `map`, for items that are the arguments of one call each."""
+        return map_over(
+            self._feed(),
+            (iterable,),
+            starred=True,
+            chunksize=chunksize,
+            ordered=ordered,
+            progress=progress,
+        )
+
+    def amap(
+        self,
+        iterable: "Items",
+        *iterables: "Items",
+        chunksize: "int | str" = "auto",
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> "AsyncMapResults":
+        """Do as `map`, for `async for`; the iterables may be asynchronous too.
+
+        Raise RuntimeError where no loop runs.
+        """
+        return amap_over(
+            self._feed(),
+            (iterable, *iterables),
+            chunksize=chunksize,
+            ordered=ordered,
+            progress=progress,
+        )
+
+    def _feed(self) -> "Feed":
+        return self._connection.feed(handle=self)
 
     def cancel(self, future: "Future[Any]", *, kill: bool = False) -> bool:
         """Cancel the call of *future*; return whether it is cancelled.

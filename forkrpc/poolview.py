@@ -1,14 +1,17 @@
 """A view of a pool: the same workers and verbs, with other settings for each call."""
 
+from functools import partial
+
 from .pool import Pool
 from .proxy import Proxy, callback_of
-from .retrying import Persistent
+from .retrying import Persistent, retrying
 from .view import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .feed import Feed
     from .intake import Intake
 
 
@@ -34,6 +37,14 @@ class PoolView(View, Pool):
             self._connection.submit(args[:-1], kwargs, callback)
         else:
             super().__call__(*args, **kwargs)
+
+    def _feed(self) -> "Feed":
+        crew: Any = self._intake
+        wrapped = None
+        if "retries" in self._settings:
+            wrapped = partial(retrying, tries=self._settings["retries"])
+        feed: Feed = crew.feed(limit=self._limit, wrapped=wrapped, handle=self)
+        return feed
 
     async def acall(self, /, *args: "Any", **kwargs: "Any") -> "Any":
         await self._intake.await_room_in_loop("acall()")

@@ -108,8 +108,9 @@ class Program:
         lost = sum(end.outstanding() for end in ends)
         if lost:
             warnings.warn(
-                f"{lost} calls were not finished {sys.modules['forkrpc'].exit_grace} "
-                "s after the end of the program (forkrpc.exit_grace) and are lost",
+                f"{lost} calls were not finished in time after the end of the program "
+                f"and are lost; forkrpc.exit_grace, or the pool's, tells how long it "
+                f"waits ({sys.modules['forkrpc'].exit_grace} s)",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -107,7 +107,9 @@ class Proxy:
         call = LoopCall(home, connection)
         connection.submit_for(args, kwargs, call)
         home.began(call)
-        return result_of(await call.outcome())
+        outcome = call.outcome()
+        del call, home  # the frame is in the traceback: no cycle through them
+        return result_of(await outcome)
 
     def with_options(self, **options: "Any") -> "Proxy":
         """Return a view of this proxy whose calls have other settings.

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import deque
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from time import monotonic
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 READ, WRITE, ONCE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT
 TICK = 0.01  # seconds between two looks at calls that have no answer
+FEW_TIMERS = 64  # below which cancelled ones are not looked for
 
 
 class Timer:
@@ -42,6 +43,9 @@ class Timer:
 
     def cancel(self) -> None:
         self._function = None
+
+    def waits(self) -> bool:
+        return self._function is not None
 
     def fire(self) -> None:
         function, self._function = self._function, None
@@ -64,12 +68,14 @@ class Reactor:
         self._soon: deque[Callable[[], object]] = deque()
         self._ticking: dict[Ticker, None] = {}
         self._timers: list[tuple[float, int, Timer]] = []
-        self._next_tick = 0.0  # time.monotonic(); 0: nothing ticks
+        self._most_timers = FEW_TIMERS  # before cancelled ones are dropped
+        self._next_tick = 0.0  # time.monotonic(); 0: nobody wakes up for it
         self._numbers = count()
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wake_read, self._wake_write = above_stdio(read), above_stdio(write)
         self._epoll.register(self._wake_read, READ)
         self.ident: int | None = None
+        self._sleeping = False  # or about to: what comes now has to wake it
         self._starting = _thread.allocate_lock()
 
     def start(self) -> None:
@@ -104,8 +110,9 @@ class Reactor:
         """
         if noting:
             self._wake_with(partial(self._soon.append, function), *noting)
-        else:
-            self._soon.append(function)
+            return
+        self._soon.append(function)  # publish, then look
+        if self._sleeping:
             self.wake()
 
     def later(self, delay: float, function: "Callable[[], object]") -> Timer:
@@ -113,17 +120,29 @@ class Reactor:
         timer = Timer(function)
         entry = (monotonic() + delay, next(self._numbers), timer)
         if _thread.get_ident() == self.ident:
-            heappush(self._timers, entry)
+            self._add(entry)
         else:
-            self.soon(lambda: heappush(self._timers, entry))
+            self.soon(lambda: self._add(entry))
         return timer
+
+    def _add(self, entry: "tuple[float, int, Timer]") -> None:
+        heappush(self._timers, entry)
+        if len(self._timers) > self._most_timers:
+            self._timers = [each for each in self._timers if each[2].waits()]
+            heapify(self._timers)
+            self._most_timers = 2 * len(self._timers) + FEW_TIMERS
 
     def tick(self, ticker: "Ticker", *noting: "Callable[[], object]") -> None:
         """Call `ticker.tick()` every TICK seconds until it returns False.
 
         noting: as of `soon`.
         """
-        self._wake_with(partial(self._ticking.__setitem__, ticker, None), *noting)
+        if noting:
+            self._wake_with(partial(self._ticking.__setitem__, ticker, None), *noting)
+            return
+        self._ticking[ticker] = None  # publish, then look
+        if self._sleeping and not self._next_tick:
+            self.wake()
 
     def _wake_with(self, *steps: "Callable[[], object]") -> None:
         """Do these steps and wake it: who is interrupted has done all, or nothing."""
@@ -153,7 +172,10 @@ class Reactor:
                 report(*sys.exc_info())
 
     def _turn(self) -> None:
-        for fd, events in self._epoll.poll(self._pause()):
+        self._sleeping = True  # publish, then look what is to be done
+        ready = self._epoll.poll(self._pause())
+        self._sleeping = False
+        for fd, events in ready:
             if fd == self._wake_read:
                 os.read(fd, 65536)
                 continue
@@ -163,19 +185,20 @@ class Reactor:
         for _ in range(len(self._soon)):
             guarded(self._soon.popleft())
         now = monotonic()  # once: what is due at once is due at the next turn
-        while self._timers and self._timers[0][0] <= now:
+        while self._timers and self._is_due(now, *self._timers[0]):
             guarded(heappop(self._timers)[2].fire)
-        if self._ticking:
+        if self._next_tick and monotonic() >= self._next_tick:
             self._tick()
 
+    def _is_due(self, now: float, when: float, _number: int, timer: Timer) -> bool:
+        return when <= now or not timer.waits()
+
     def _tick(self) -> None:
-        now = monotonic()
-        if not self._next_tick:
-            self._next_tick = now + TICK
-        elif now >= self._next_tick:
-            for ticker in list(self._ticking):
-                guarded(self._tick_one, ticker)
-            self._next_tick = now + TICK if self._ticking else 0.0
+        """Call the tickers.  Once more when there are none: new ones need no wake."""
+        tickers = list(self._ticking)
+        self._next_tick = monotonic() + TICK if tickers else 0.0
+        for ticker in tickers:
+            guarded(self._tick_one, ticker)
 
     def _tick_one(self, ticker: "Ticker") -> None:
         del self._ticking[ticker]  # first: what comes meanwhile asks again
@@ -185,7 +208,9 @@ class Reactor:
     def _pause(self) -> "float | None":
         if self._soon:
             return 0
-        due = [self._next_tick] if self._ticking else []
+        if self._ticking and not self._next_tick:
+            self._next_tick = monotonic() + TICK
+        due = [self._next_tick] if self._next_tick else []
         if self._timers:
             due.append(self._timers[0][0])
         return max(0.0, min(due) - monotonic()) if due else None

@@ -8,23 +8,23 @@ from _pickle import dumps as pickle_dumps
 from _pickle import loads as pickle_loads
 
 from . import classes
+from .classes import BY_NAME, PROTOCOL
 from .errors import SerialiserError
+from .pairs import PAIRS
+from .parts import LARGE, Parts
+from .pieces import Pieces, pickled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Buffer = bytes | memoryview
-    Values = tuple[object, ...]
-    Dumps = Callable[[Values], bytes]
-    Loads = Callable[[Buffer], Values]
-    Pair = tuple[Dumps, Loads]
+    from .pairs import Buffer, Dumps, Loads, Values
 
-PORTABLE_PROTOCOL = 4  # read by every Python from 3.4 on
 SCALARS = frozenset([int, float, bool, type(None), complex])
 TEXTS = frozenset([int, float, bool, type(None), complex, str, bytes])
 LONGEST_TEXT = 64  # characters of a string that is still kept for a batch
+LOOKS = 64  # bodies in which byte strings are looked for, behind one that was large
 MOST_SCALARS = 8  # arguments of a call that is still kept for a batch
 
 
@@ -70,12 +70,31 @@ class Codec:
             raise SerialiserError(f"dumps returned {body!r:.100}, which is no bytes")
         return body
 
+    def dump_apart(self, values: "Values") -> "bytes | Parts":
+        """As `dump`, but large byte strings may stay apart."""
+        return self.dump(values)
+
+    def load_parts(self, parts: Parts) -> "Values":
+        """Reverse `dump_apart`, where it returned Parts."""
+        raise SerialiserError("buffers apart from a body that is no pickle")
+
     def load(self, body: "Buffer") -> "Values":
         """Reverse `dump`; raise what loading raises."""
         values = self.loads(body)
         if not isinstance(values, (tuple, list)):
             raise SerialiserError(f"loads returned {values!r:.100}, which is no tuple")
         return tuple(values)
+
+
+class _Large(Exception):
+    """Raised through the pickler: what it writes has a large buffer."""
+
+
+def _inside(buffer: "Any") -> bool:
+    """Have small buffers written into the pickle; raise _Large for another."""
+    if len(buffer.raw()) >= LARGE:
+        raise _Large
+    return True
 
 
 class PickleCodec(Codec):
@@ -85,16 +104,17 @@ class PickleCodec(Codec):
     trusted = True
 
     def __init__(self, define: "Callable[[bytes], None]") -> None:
-        super().__init__(self._dumps, pickle_loads)
+        super().__init__(pickle_dumps, pickle_loads)
         self.load = pickle_loads  # type: ignore[assignment, method-assign]
         self._define = define
+        self._large = 0  # bodies to come in which large byte strings are looked for
         self.sent: set[classes.Group] = set()
 
     def dump(self, values: object) -> bytes:
         try:
-            body = pickle_dumps(values, classes.PROTOCOL)
+            body = pickle_dumps(values, PROTOCOL)
             # As `classes.plain`, which costs another call.
-            if classes.BY_NAME not in body or body.find(b"__main__") < 0:
+            if BY_NAME not in body or body.find(b"__main__") < 0:
                 return body
         except Exception:  # PicklingError, TypeError, or whatever __reduce__ raises
             pass
@@ -103,9 +123,51 @@ class PickleCodec(Codec):
         except Exception as error:
             raise explained(error, values, self._dumps) from error
 
-    def _dumps(self, values: object) -> bytes:
+    def dump_apart(self, values: "Values") -> "bytes | Parts":
+        for value in values:
+            kind = type(value)
+            if (kind is bytes or kind is bytearray) and len(value) >= LARGE:  # type: ignore[arg-type]
+                break
+        else:
+            if not self._large:
+                try:
+                    body = pickle_dumps(values, PROTOCOL, buffer_callback=_inside)
+                    if BY_NAME not in body or body.find(b"__main__") < 0:
+                        if len(body) >= LARGE:
+                            self._large = LOOKS
+                        return body
+                except Exception:  # _Large, or as in `dump`
+                    pass
+        try:
+            return self._dumps_apart(values)
+        except Exception as error:
+            raise explained(error, values, self._dumps) from error
+
+    def _dumps_apart(self, values: "Values") -> "bytes | Parts":
+        """As `_dumps`, with large byte strings apart, wherever in the values."""
+        try:
+            found = pickled(values)
+        except Exception:  # as in `dump`
+            found = None
+        body: Any = found.body if isinstance(found, Parts) else found
+        if found is None or (BY_NAME in body and b"__main__" in body):
+            pieces = Pieces()
+            self._dumps(values, pieces)
+            found = pieces.joined()
+        if self._large > 0:
+            self._large = LOOKS if isinstance(found, Parts) else self._large - 1
+        return found
+
+    def load_parts(self, parts: Parts) -> "Values":
+        if any(each is None for each in parts.buffers):
+            raise MemoryError("no memory for what was received")
+        values: Values = pickle_loads(parts.body, buffers=parts.buffers)
+        return values
+
+    def _dumps(self, values: object, pieces: "Pieces | None" = None) -> bytes:
+        """Serialise also what plain pickle refuses; into *pieces*, if there are any."""
         with classes.lock():
-            definitions, body = classes.freeze(values, self.sent)
+            definitions, body = classes.freeze(values, self.sent, pieces)
             for definition in definitions:
                 self._define(definition)
             classes.mark(definitions, self.sent)
@@ -163,162 +225,6 @@ def _parts(value: object) -> "list[tuple[str, object]]":
     if isinstance(state, dict) and not isinstance(value, type):
         return [(f".{key}", part) for key, part in list(state.items())[:1000]]
     return []
-
-
-def _bytes_pair() -> "Pair":
-    """Byte strings only, each behind its length; None is length 2**64 - 1."""
-    none = (2**64 - 1).to_bytes(8, "little")
-
-    def dumps(values: "Values") -> bytes:
-        pieces = []
-        for value in values:
-            if value is None:
-                pieces.append(none)
-                continue
-            if not isinstance(value, (bytes, bytearray, memoryview)):
-                raise TypeError(
-                    f"serialiser 'bytes' sends byte strings, not {value!r:.100}"
-                )
-            data = bytes(value)
-            pieces += (len(data).to_bytes(8, "little"), data)
-        return b"".join(pieces)
-
-    def loads(body: "Buffer") -> "Values":
-        values: list[bytes | None] = []
-        at = 0
-        while at < len(body):
-            length = bytes(body[at : at + 8])
-            at += 8
-            if length == none:
-                values.append(None)
-                continue
-            end = at + int.from_bytes(length, "little")
-            if len(length) < 8 or end > len(body):
-                raise ValueError(f"{end - len(body)} bytes missing in a byte string")
-            values.append(bytes(body[at:end]))
-            at = end
-        return tuple(values)
-
-    return dumps, loads
-
-
-def _json_pair() -> "Pair":
-    from json import JSONDecoder, JSONEncoder
-
-    encode = JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-    decode = JSONDecoder().decode
-
-    def dumps(values: "Values") -> bytes:
-        return encode(list(values)).encode("utf-8", "surrogatepass")
-
-    def loads(body: "Buffer") -> "Values":
-        return tuple(decode(str(body, "utf-8", "surrogatepass")))
-
-    return dumps, loads
-
-
-_TAG = "\x00"  # key of a JSON object that stands for something else
-
-
-def _to_data(value: object) -> object:
-    kind = type(value)
-    if kind in (str, int, float, bool, type(None)):
-        return value
-    if kind is list:
-        return [_to_data(each) for each in value]  # type: ignore[attr-defined]
-    if kind is dict:
-        items = list(value.items())  # type: ignore[attr-defined]
-        if all(type(key) is str and key != _TAG for key, _ in items):
-            return {key: _to_data(each) for key, each in items}
-        return {_TAG: "d", "v": [[_to_data(k), _to_data(v)] for k, v in items]}
-    if kind in (tuple, set, frozenset):
-        tag = {tuple: "t", set: "s", frozenset: "f"}[kind]
-        return {_TAG: tag, "v": [_to_data(each) for each in value]}  # type: ignore[attr-defined]
-    if kind in (bytes, bytearray):
-        from binascii import b2a_base64
-
-        tag = "b" if kind is bytes else "a"
-        text = b2a_base64(value, newline=False).decode()  # type: ignore[arg-type]
-        return {_TAG: tag, "v": text}
-    if kind is complex:
-        return {_TAG: "c", "v": [value.real, value.imag]}  # type: ignore[attr-defined]
-    raise TypeError(f"{kind.__qualname__} is no plain data: {value!r:.100}")
-
-
-def _from_data(value: object) -> object:
-    if isinstance(value, list):
-        return [_from_data(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if _TAG not in value:
-        return {key: _from_data(each) for key, each in value.items()}
-    tag, inner = value[_TAG], value["v"]
-    if tag == "d":
-        return {_from_data(key): _from_data(each) for key, each in inner}
-    if tag in ("b", "a"):
-        from binascii import a2b_base64
-
-        data = a2b_base64(inner)
-        return data if tag == "b" else bytearray(data)
-    if tag == "c":
-        return complex(*inner)
-    made = {"t": tuple, "s": set, "f": frozenset}[tag]
-    return made(_from_data(each) for each in inner)
-
-
-def _data_pair() -> "Pair":
-    """JSON with tags for bytes, tuples, sets and keys that are no strings."""
-    json_dumps, json_loads = _json_pair()
-
-    def dumps(values: "Values") -> bytes:
-        return json_dumps(tuple(_to_data(value) for value in values))
-
-    def loads(body: "Buffer") -> "Values":
-        return tuple(_from_data(value) for value in json_loads(body))
-
-    return dumps, loads
-
-
-def _cbor_pair() -> "Pair":
-    cbor2 = _engine("cbor2", "cbor")
-
-    def dumps(values: "Values") -> bytes:
-        body: bytes = cbor2.dumps(list(values), value_sharing=True)
-        return body
-
-    def loads(body: "Buffer") -> "Values":
-        return tuple(cbor2.loads(bytes(body)))
-
-    return dumps, loads
-
-
-def _portable_pair() -> "Pair":
-    return lambda values: pickle_dumps(values, PORTABLE_PROTOCOL), pickle_loads
-
-
-def _msgpack_pair() -> "Pair":
-    msgspec = _engine("msgspec", "msgpack")
-    encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
-    return encode, lambda body: tuple(decode(body))
-
-
-def _engine(module: str, extra: str) -> "Any":
-    try:
-        return __import__(module)
-    except ImportError as error:
-        raise ImportError(
-            f"serialiser needs {module}: pip install 'forkrpc[{extra}]'", name=module
-        ) from error
-
-
-PAIRS: "dict[str, Callable[[], Pair]]" = {
-    "bytes": _bytes_pair,
-    "json": _json_pair,
-    "data": _data_pair,
-    "cbor": _cbor_pair,
-    "portable-pickle": _portable_pair,
-    "msgpack": _msgpack_pair,
-}
 
 
 def codec(serialiser: object, define: "Callable[[bytes], None]") -> Codec:

@@ -9,12 +9,15 @@ call is in exactly one place, and settles exactly once.
 
 from _queue import SimpleQueue
 from collections import deque
+from functools import partial
 from itertools import islice
 
 from . import atomic, wire
 from .awaiter import CALLBACKS, Awaiter, Withdrawn, is_withdrawn, numbering
-from .entries import Definition, framed
+from .decoder import Decoder
+from .entries import define, framed
 from .errors import ProtocolError, SerialiserError
+from .fds import entries
 from .items import Items, Streams
 from .loading import Failure, Loader
 from .serialisers import SCALARS, Codec, PickleCodec
@@ -60,7 +63,7 @@ class Session:
     answers = frozenset([wire.RESULT, wire.ERROR])  # kinds of frames
     in_order = True  # as answers come, so that a call that is alone may take the lane
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int, size: int = wire.SIZE) -> None:
         self.name = name
         self.codec: Codec
         self.loader: Loader
@@ -68,6 +71,7 @@ class Session:
         self.gather = 2
         self.blocked = False
         self.unsent: deque[Any] = deque()
+        self.define = partial(define, self.unsent)
         self.staged: list[Any] = []
         self.pending: Any = deque()  # of targets
         self.last = deque([0], maxlen=1)
@@ -79,7 +83,7 @@ class Session:
         self.varied = False
         self.withdrawn = Withdrawn(self.unsent, self.futures)
         self.streams = Streams()
-        self.decoder = wire.Decoder(limit)
+        self.decoder = Decoder(limit, size)
         self._limit = limit
         self.on_event: Callable[..., object] | None = None
         self.on_error: Callable[[Exception], object]
@@ -119,10 +123,6 @@ class Session:
         """Return arguments for `Life.limit_calls`, behind the timeout."""
         return (lambda call_id: call_id == self.head(),)
 
-    def define(self, definition: bytes) -> None:
-        """Queue a DEFINE body, before the call that needs it."""
-        self.unsent.extend((Definition(definition), None))
-
     def target(self, call_id: int) -> "Target":
         """Return the target of the call that runs.  Raise LookupError."""
         target = self.pending[0]
@@ -152,7 +152,7 @@ class Session:
         """Have *function* called behind the callbacks that are ready."""
         self.ready.append(((function,), (argument,)))
 
-    def take(self, frames: "deque[tuple[bytes, tuple[int, ...]]]") -> None:
+    def take(self, frames: "deque[Any]") -> None:
         """Move the oldest unsent calls to *frames*, as one frame.
 
         There is at least one, perhaps withdrawn; the caller holds a lock.
@@ -180,8 +180,9 @@ class Session:
         if targets[0] is None:  # a definition
             targets, calls, first = [], [], first - count
         enter, entering = self._entry(first, targets, calls)
-        steps: Any = (frames.append, enter, self.last.append, staged.__delitem__)
-        given: Any = ((data, ()), entering, first - 1 + count, slice(0, 2 * count))
+        pieces = entries([data] if type(data) is bytes else data)
+        steps: Any = (frames.extend, enter, self.last.append, staged.__delitem__)
+        given: Any = (pieces, entering, first - 1 + count, slice(0, 2 * count))
         if numbers:
             steps, given = (*steps, atomic.drop), (*given, atomic.doing(numbers))
         atomic.together(steps, given)

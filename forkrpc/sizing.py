@@ -19,6 +19,7 @@ OWN: "dict[str, Any]" = {
     "queue_limit": None,
     "retries": 0,
     "isolate": False,
+    "exit_grace": None,
 }
 
 
@@ -39,8 +40,10 @@ def pool_options(given: "dict[str, Any]") -> "tuple[dict[str, Any], dict[str, An
     for name in ("max_calls", "max_growth", "queue_limit"):
         if own[name] is not None:
             check_count(name, own[name], 1)
-    for name in ("start", "stop"):
+    for name in ("start", "stop", "exit_grace"):
         seconds = own[name]
+        if seconds is None and name == "exit_grace":
+            continue
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
             raise TypeError(f"{name} must be a number of seconds, not {seconds!r:.100}")
         if not seconds >= 0:

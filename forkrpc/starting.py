@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from _pickle import dumps
+from _weakref import proxy
 
 from . import classes, wire
 from .carrying import CarryingArguments
@@ -56,7 +57,8 @@ def connect(
     """
     name = name_of(function)
     asynchronous = options["backend"] == "async"
-    session = sessions[options["backend"]](name, options["max_frame"])
+    size = options["buflen_res"] or options["buflen"]
+    session = sessions[options["backend"]](name, options["max_frame"], size)
     session.use(codec(options["serialiser"], session.define))
     if asynchronous:
         link = link.with_asyncio()
@@ -141,8 +143,9 @@ def _connected(
     options: "dict[str, Any]",
 ) -> Connection:
     says = options["logs"] or FORWARD in (options["stdout"], options["stderr"])
-    cells = Cells(session) if says and in_notebook() else None
-    session.on_said = Said(session, cells).show
+    weak = proxy(session)  # which leads to them
+    cells = Cells(weak) if says and in_notebook() else None
+    session.on_said = Said(weak, cells).show
     connection = connect(program, sock, session, life, options)
     if cells is not None or options["context"]:
         octets = options["serialiser"] == "bytes"

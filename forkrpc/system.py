@@ -7,6 +7,8 @@ of the lifeline takes the place of the signal that the kernel sends.
 import _signal  # type: ignore[import-not-found]
 import os
 import sys
+from fcntl import F_GETFL, F_SETFL, F_SETOWN, fcntl, ioctl
+from select import POLLHUP, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,8 +73,6 @@ def exit_status(pid: int, pidfd: "int | None") -> "int | None":
     status = _status_of_zombie(pid)
     if status is not None and send_signal(pid, pidfd, 0):
         return status  # still not reaped, so the line read was its own
-    from fcntl import ioctl
-
     info = bytearray(_PIDFD_GET_INFO_BYTES)
     info[:8] = _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
     try:
@@ -101,8 +101,6 @@ def arm_lifeline(lifeline: int) -> int:
     leads its process group; the caller polls once afterwards, for the program may
     have gone before this was armed.
     """
-    from fcntl import F_GETFL, F_SETFL, F_SETOWN, fcntl
-
     if not LINUX:
         import _thread
 
@@ -125,11 +123,10 @@ def _watch_lifeline(lifeline: int) -> None:
 
 def hung_up(lifeline: int) -> bool:
     """Return whether the program that holds the other end is gone.  Never blocks."""
-    from select import POLLHUP, poll
-
     watch = poll()
     watch.register(lifeline, 0)
-    return any(events & POLLHUP for _, events in watch.poll(0))
+    ready = watch.poll(0)
+    return bool(ready) and bool(ready[0][1] & POLLHUP)
 
 
 def _nothing(_number: int, _frame: object) -> None:
@@ -176,13 +173,21 @@ def become_subreaper() -> None:
 
 
 def set_title(title: str) -> None:
-    """Show *title* in ps and top: 15 characters of it, all with setproctitle."""
+    """Show *title* in ps and top: 15 characters of it, all with setproctitle.
+
+    Without spaces: CPython from 3.12 on reads how many threads a process has from a
+    line in which the title stands, and would warn of a fork of many.
+    """
+    title = title.replace(" ", "_")
     setproctitle: Callable[[str], None] | None = _titles()
     if setproctitle is not None:
         setproctitle(title)
     elif LINUX:
-        with open("/proc/self/comm", "wb", buffering=0) as file:
-            file.write(title.encode()[:15])
+        fd = os.open("/proc/self/comm", os.O_WRONLY)
+        try:
+            os.write(fd, title.encode()[:15])
+        finally:
+            os.close(fd)
 
 
 _found: "list[Callable[[str], None] | None]" = []

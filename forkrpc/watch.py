@@ -58,7 +58,12 @@ class Watch:
         with self._lock:
             self._ended = True
             self._reactor.unwatch(self._sock.fileno())
+            self._ready = _nothing  # what it belonged to is let go
 
     def abandon(self) -> None:
         """Leave it, in a forked copy of the program."""
         self._ended = True
+
+
+def _nothing(_events: int) -> None:
+    pass

@@ -7,13 +7,15 @@ A connection opens, in both directions, with GREETING.  Then frames follow:
     handles   u16   descriptors that travel with it (control streams only)
     count     u32   calls or results in it
     first     u64   id of its first call; calls count from 1
-    buffers   u64   bytes that follow the body out of band: a place kept, still 0
+    buffers   u64   bytes that follow the body: what stays apart from it, see `parts`
     length    u64   bytes of the body
 
 all little endian.  The body of a frame with PACKED in its flags is one serialised list
 of `count` items; with another count than 1 it is a table of `count` u32 lengths and the
-bodies behind it; else it is one body.  An item of a PACKED CALL is the tuple of its
-arguments, or, with ONES in the flags, its only argument.
+bodies behind it; else it is one body, and only that may have buffers.  An item of a
+PACKED CALL is the tuple of its arguments, or, with ONES in the flags, its only
+argument.  With CHUNK in them each body of a CALL stands for calls of many items of a
+map; its result too (`chunks`).
 
 A stream is a call whose function yields items.  It is made by one STREAM frame, whose
 `first` is its id among the calls, and answered by
@@ -38,19 +40,18 @@ CANCEL goes both ways, without a body: the program asks to cancel the call `firs
 worker tells that this call was cancelled, which is its answer.
 """
 
-from _socket import MSG_DONTWAIT
 from _struct import Struct
-from collections import deque
-from functools import partial
 
-from .atomic import drop, leftmost, together
 from .errors import ProtocolError
+from .parts import Parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    Piece = bytes | memoryview
+    Data = bytes | list[Piece]  # one frame; a list: its pieces
     Buffer = bytes | bytearray | memoryview
     # kind, flags, handles, count, first, buffers, length
     Header = tuple[int, int, int, int, int, int, int]
@@ -76,6 +77,7 @@ LIMITED = 16  # flag of calls and streams: each body begins with its limit, f64 
 FOR_GOOD = 1  # flag of CLOSE: the program ends
 ENDED = 32  # flag of a stream's RESULT
 WITHDRAWN = 64  # flag of STREAM: it was closed before it was sent; no body
+CHUNK = 128  # flag of CALL: each body is a chunk of a map's items
 WARNING = 1  # flag of LOG: a warning, no record
 STDOUT, STDERR, PIPED = 1, 2, 4  # flags of OUTPUT: where to show it, how it came
 
@@ -85,15 +87,18 @@ WINDOW_BYTES = 256 << 10  # the same in bytes; the item that reaches it is still
 _LIMIT = Struct("<d")
 _HEADER = Struct("<BBHIQQQ")
 _TAKEN = Struct("<Q")
-_pack, _unpack = _HEADER.pack, _HEADER.unpack_from
+_pack, unpack = _HEADER.pack, _HEADER.unpack_from
 HEADER_BYTES = _HEADER.size
 LIMIT = 2**32 - 1  # bytes of one body, unless `max_frame` says otherwise
 LENGTH_BYTES = 4  # of an item in the table of bodies that share a frame
 SMALL = 4096  # below this, slicing bytes is faster than slicing a memoryview
-LARGEST_READ = 256 << 10  # bytes; a socket gives no more at once
+SIZE = 65536  # bytes of a read, unless `buflen` says otherwise
 
+# Only these may have buffers apart from their body, with these flags at most.
+WITH_PARTS = frozenset([CALL, STREAM, RESULT, ITEM, EVENT])
+FLAGS_WITH_PARTS = KEYWORDS | LIMITED
 
-_KINDS = frozenset(
+KINDS = frozenset(
     [CALL, CLOSE, DEFINE, CANCEL, RESULT, ERROR, EVENT, READY, FAILED, RETIRE]
     + [STREAM, CREDIT, STOP, ITEM, LOG, OUTPUT]
     + [STATE, REQUIRE, EVAL, VALUES, HANDLES, FORK, RUN, PING, ADOPT]
@@ -104,8 +109,8 @@ _KINDS = frozenset(
 class Frame:
     """One frame as it arrived.
 
-    body: bytes, or a memoryview of at least SMALL bytes; handles: how many descriptors
-    belong to it.
+    body: bytes, or a memoryview of at least SMALL bytes, or Parts; handles: how many
+    descriptors belong to it.
     """
 
     __slots__ = ("body", "count", "first", "flags", "handles", "kind")
@@ -117,7 +122,7 @@ class Frame:
         handles: int,
         count: int,
         first: int,
-        body: "bytes | memoryview",
+        body: "Any",
     ) -> None:
         self.kind = kind
         self.flags = flags
@@ -126,7 +131,7 @@ class Frame:
         self.first = first
         self.body = body
 
-    def bodies(self) -> "list[bytes | memoryview]":
+    def bodies(self) -> "list[Any]":
         """Return the separate bodies of a frame that is not PACKED."""
         if self.count == 1:
             return [self.body]
@@ -134,7 +139,7 @@ class Frame:
         if table.size > len(self.body):
             raise ProtocolError(f"table of {self.count} lengths in {self!r}")
         whole = bytes(self.body)  # bodies that share a frame are small
-        bodies: list[bytes | memoryview] = []
+        bodies: list[Any] = []
         at = table.size
         for length in table.unpack_from(whole):
             bodies.append(whole[at : at + length])
@@ -155,13 +160,17 @@ class Frame:
         inner = Frame(self.kind, flags, 0, self.count, self.first, rest)
         return table.unpack_from(self.body), inner
 
-    def limited(self) -> "tuple[list[float], list[bytes | memoryview]]":
+    def limited(self) -> "tuple[list[float], list[Any]]":
         """Return the limits and the bodies of a LIMITED frame."""
-        bodies = self.bodies()
+        if type(self.body) is Parts:
+            parts, bodies = self.body, [self.body.body]
+        else:
+            parts, bodies = None, self.bodies()
         if any(len(body) < _LIMIT.size for body in bodies):
             raise ProtocolError(f"no limits in {self!r}")
         limits = [_LIMIT.unpack_from(body)[0] for body in bodies]
-        return limits, [body[_LIMIT.size :] for body in bodies]
+        rest = [body[_LIMIT.size :] for body in bodies]
+        return limits, rest if parts is None else [Parts(rest[0], parts.buffers)]
 
     def last(self) -> int:
         """Return the id of its last call."""
@@ -204,8 +213,26 @@ def encode_one(kind: int, flags: int, first: int, body: bytes) -> bytes:
     return _pack(kind, flags, 0, 1, first, 0, len(body)) + body
 
 
-def limited(body: bytes, limit: float) -> bytes:
+def encode_parts(kind: int, parts: Parts, *, first: int = 0) -> "list[Piece]":
+    """Return one frame with buffers: what is to be written, one after another."""
+    body = parts.table() + parts.body
+    apart = len(parts) - len(parts.body)
+    header = _pack(kind, parts.flags, 0, 1, first, apart, len(body))
+    return [header + body, *parts.buffers]
+
+
+def encode_any(kind: int, body: "bytes | Parts", *, first: int = 0) -> "Data":
+    """As `encode`, whether the body has parts or not."""
+    if type(body) is Parts:
+        return encode_parts(kind, body, first=first)
+    return encode(kind, body, first=first)  # type: ignore[arg-type]
+
+
+def limited(body: "bytes | Parts", limit: float) -> "Any":
     """Return the body of a call that may run *limit* seconds, for a LIMITED frame."""
+    if isinstance(body, Parts):
+        whole = _LIMIT.pack(limit) + body.body
+        return Parts(whole, body.buffers, body.flags | LIMITED)
     return _LIMIT.pack(limit) + body
 
 
@@ -249,140 +276,3 @@ def taken_of(frame: Frame) -> int:
         raise ProtocolError(f"{frame!r} tells no number")
     taken: int = _TAKEN.unpack(frame.body)[0]
     return taken
-
-
-class Decoder:
-    """Bytes in, frames out; may be interrupted anywhere without losing a byte.
-
-    `receive` is told how to read; what it reads goes into `chunks` by one call into C.
-    Whole frames are moved to `frames` by another; who handles them takes them out.
-    """
-
-    def __init__(
-        self, limit: int = LIMIT, size: int = 65536, *, greeted: bool = False
-    ) -> None:
-        self.chunks: deque[bytes] = deque()
-        self.frames: deque[Frame] = deque()
-        self._limit = limit
-        self._size = size
-        self._greeted = greeted
-        self._needed = 0  # bytes in `chunks` before it pays to parse again
-        self._have = 0  # bytes in `chunks`, where _needed is not 0
-        self._reading = False  # stays set when `receive` is interrupted
-
-    def receive(self, recv: "Callable[..., bytes]", flags: int = 0) -> int:
-        """Read once with *recv*, as a socket has it; return the bytes read, 0: the end.
-
-        Raise what *recv* raises, and ProtocolError.
-        """
-        chunks = self.chunks
-        if self._reading:  # an interrupt came behind the last read
-            self._have = sum(map(len, chunks))
-            if chunks and self._have >= self._needed:
-                self.parse()
-            if self.frames:
-                self._reading = False
-                return self._have or 1
-        needed = self._needed
-        size = self._size if needed <= self._size else min(needed, LARGEST_READ)
-        self._reading = True
-        try:
-            if flags:
-                chunks.extend(map(recv, (size,), (flags,)))
-            else:
-                chunks.extend(map(recv, (size,)))
-        except BlockingIOError:
-            self._reading = False
-            raise
-        got = len(chunks[-1])
-        if needed:
-            self._have += got
-            if got and self._have >= needed:
-                self.parse()
-        elif got:
-            self.parse()
-        self._reading = False
-        return got
-
-    def look(
-        self, recv: "Callable[..., bytes]", looks: int, flags: int = MSG_DONTWAIT
-    ) -> "Header | None":
-        """Read once; return the header of a small frame that came alone, or None.
-
-        For whoever expects just that.  The frame stays in `chunks`, as its only item:
-        the caller takes it out in one step with what it means.  With None, `receive`
-        comes next: it finds what was read.  Nothing may be left from earlier reads
-        (`at_rest`).  Raise BlockingIOError when so many looks found nothing, and what
-        else *recv* raises.
-        """
-        self._reading = True
-        chunks, size, how = self.chunks, (self._size,), (flags,)
-        while not chunks:
-            try:
-                chunks.extend(map(recv, size, how))
-            except BlockingIOError:
-                looks -= 1
-                if looks <= 0:
-                    self._reading = False
-                    raise
-        data = chunks[0]
-        if not HEADER_BYTES <= len(data) < SMALL:
-            return None
-        header = _unpack(data)
-        kind, _, _, count, _, buffers, length = header
-        if kind not in _KINDS or buffers or count != 1 or length > self._limit:
-            return None
-        return header if HEADER_BYTES + length == len(data) else None
-
-    def at_rest(self) -> bool:
-        """Return whether nothing is left from earlier reads."""
-        return self._greeted and not (self.chunks or self.frames)
-
-    def parse(self) -> None:
-        """Move whole frames from `chunks` to `frames`.  Raise ProtocolError."""
-        chunks = self.chunks
-        if not chunks:
-            return
-        data = b"".join(chunks) if len(chunks) > 1 else chunks[0]
-        if not self._greeted:
-            data = self._greet(data)
-        frames, used, needed, broken = self._split(data)
-        rest = data[used:] if used else data
-        together(
-            (drop, chunks.extend, self.frames.extend),
-            (leftmost(chunks, len(chunks)), (rest,) if rest else (), frames),
-        )
-        self._needed = needed  # behind it: too small a number only costs time
-        self._have = len(rest)
-        if broken is not None:
-            raise ProtocolError(broken)
-
-    def _greet(self, data: bytes) -> bytes:
-        if not GREETING.startswith(data[: len(GREETING)]):
-            raise ProtocolError(f"greeting {data[:32]!r} instead of {GREETING!r}")
-        if len(data) < len(GREETING):
-            return data
-        rest = data[len(GREETING) :]
-        together(
-            (drop, self.chunks.extend, partial(setattr, self, "_greeted")),
-            (leftmost(self.chunks, len(self.chunks)), (rest,) if rest else (), True),
-        )
-        return rest
-
-    def _split(self, data: bytes) -> "tuple[list[Frame], int, int, str | None]":
-        """Return whole frames, their bytes, the bytes needed next, what is broken."""
-        frames: list[Frame] = []
-        at, end = 0, len(data)
-        while self._greeted and end - at >= HEADER_BYTES:
-            kind, flags, handles, count, first, buffers, length = _unpack(data, at)
-            if kind not in _KINDS or buffers or not count:
-                return frames, at, 0, f"no frame: {data[at : at + HEADER_BYTES]!r}"
-            if length > self._limit:
-                return frames, at, 0, f"body of {length} bytes, limit {self._limit}"
-            start = at + HEADER_BYTES
-            if end - start < length:
-                return frames, at, HEADER_BYTES + length, None
-            at = start + length
-            body = data[start:at] if length < SMALL else memoryview(data)[start:at]
-            frames.append(Frame(kind, flags, handles, count, first, body))
-        return frames, at, 0, None

@@ -81,6 +81,25 @@ class OnLoad:
         raise AssertionError("this function cannot be loaded")
 
 
+def large():
+    """Return a value that stays apart from the pickle, as `wire` sends it."""
+    return [b"x" * (1 << 20), bytearray(1 << 18)]
+
+
+def return_large(deed, when):
+    """Return large byte strings, and behind them what does its deed."""
+    return [*large(), (OnDump if when == "dumped" else OnLoad)(deed)]
+
+
+def return_large_stranger():
+    return [*large(), stranger()]
+
+
+def raise_large(deed):
+    """Raise an exception that takes large byte strings along."""
+    raise ErrorOnLoad(deed, *large())
+
+
 class ErrorOnDump(Exception):
     """An exception that does its deed when it is dumped."""
 
@@ -140,7 +159,7 @@ def run_done(done, name, *args):
     done(run(name, *args))
 
 
-def echo(value=None):
+def echo(value=None, *_):
     return value
 
 
@@ -352,6 +371,10 @@ def _handlers_run(before, now):
 
 def blank(size):
     return bytes(size)
+
+
+def blank_text(size):
+    return " " * size
 
 
 def streamed(name, *args):

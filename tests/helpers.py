@@ -41,6 +41,12 @@ def wait_until(condition, limit=5.0, message="the condition"):
     return value
 
 
+def resident_bytes():
+    """Return the memory that this process has in use."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def run_program(source, *args, timeout=30, **popen):
     """Run *source* as a program and return the completed process, with its texts.
 

@@ -7,7 +7,8 @@ import pytest
 
 from forkrpc import SerialiserError, wire
 from forkrpc.arguments import Arguments
-from forkrpc.entries import Keywords, LimitedBody, LimitedKeywords
+from forkrpc.chunks import items_of
+from forkrpc.entries import Chunk, Keywords, LimitedBody, LimitedKeywords
 from forkrpc.serialisers import codec
 from forkrpc.session import Session
 
@@ -93,3 +94,40 @@ def test_a_streams_call_knows_the_flags_of_its_frame(keywords, limit):
 def test_what_is_too_long_is_refused_with_the_remedy(make):
     with pytest.raises(SerialiserError, match="max_frame is 1000; raise it"):
         make(arguments(), (bytearray(MOST),))
+
+
+# Chunks.
+
+
+@pytest.mark.parametrize(("starred", "items"), [(False, [1, "a"]), (True, [(1, "a")])])
+def test_plain_items_share_a_call(starred, items):
+    waiting = arguments().chunk(items, starred=starred)
+
+    assert type(waiting) is Chunk
+    assert items_of(waiting) == (starred, True, items)
+
+
+@pytest.mark.parametrize("starred", [False, True])
+def test_other_items_have_a_body_each(starred):
+    made = arguments()
+    assert made.chunk([[1]], starred=starred) is None
+
+    waiting = made.chunk_of([made.body(([1],)), made.body((2,))])
+
+    assert type(waiting) is Chunk
+    _, plain, bodies = items_of(waiting)
+    assert not plain
+    assert [pickle.loads(body) for body in bodies] == [([1],), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("serialiser", "most", "chunked"),
+    [
+        ("pickle", wire.LIMIT, True),
+        ("portable-pickle", wire.LIMIT, True),
+        ("pickle", MOST, False),
+        ("json", wire.LIMIT, False),
+    ],
+)
+def test_chunks_are_for_pickles_of_any_length(serialiser, most, chunked):
+    assert arguments(serialiser, most).chunked() is chunked

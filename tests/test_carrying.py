@@ -115,7 +115,7 @@ def test_a_variable_of_the_templates_main_is_named(template):
 
 def test_without_the_option_nothing_is_carried(template):
     with template.run(look) as proxy:
-        assert not isinstance(proxy._connection._arguments, CarryingArguments)
+        assert not isinstance(proxy._connection.arguments, CarryingArguments)
         assert in_context("t", proxy.call, 1) == ([1], {}, "none", "unset")
 
 

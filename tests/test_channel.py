@@ -17,6 +17,7 @@ from forkrpc import WorkerDied, program, wire
 from forkrpc import channel as channel_module
 from forkrpc.channel import Channel
 from forkrpc.death import Death
+from forkrpc.decoder import Decoder
 from forkrpc.reactor import READ
 from forkrpc.serialisers import codec
 from forkrpc.session import Session
@@ -76,7 +77,7 @@ class Peer:
         self.sock = sock
         sock.settimeout(LIMIT)
         sock.sendall(wire.GREETING)
-        self._decoder = wire.Decoder()
+        self._decoder = Decoder()
         self._answered = 0
 
     def answer(self, *values):

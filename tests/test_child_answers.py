@@ -7,6 +7,8 @@ import pytest
 
 from forkrpc import SerialiserError, fds, progress, serialisers, wire
 from forkrpc.child.answers import WINDOW, Answers
+from forkrpc.child.bodies import load_arguments
+from forkrpc.decoder import Decoder
 from forkrpc.progress import HELD, SLOTS, TURN
 from helpers import wait_until
 
@@ -23,7 +25,8 @@ class Bench:
         self.answers = Answers(ours, self.page, limit, lambda: self.turns.append(1))
         self.codec = serialisers.codec(name, lambda definition: None)
         self.answers.codec = self.codec
-        self.decoder = wire.Decoder()
+        self.decoder = Decoder()
+        self.decoder.recv_into = self.theirs.recv_into
         self._ours = ours
 
     def close(self):
@@ -50,7 +53,9 @@ class Bench:
             if inner.flags & wire.PACKED:
                 values = pickle.loads(inner.body)
             else:
-                values = [self.codec.load(body)[0] for body in inner.bodies()]
+                values = [
+                    load_arguments(self.codec, body)[0] for body in inner.bodies()
+                ]
             found.update(zip(ids, values, strict=True))
         return found
 

@@ -7,6 +7,7 @@ import pytest
 from forkrpc import serialisers, wire
 from forkrpc.child.around import Around
 from forkrpc.child.astream import ENDED, Streams
+from forkrpc.decoder import Decoder
 
 CALL = 3  # id of the stream
 
@@ -23,7 +24,7 @@ class Program:
         self._stop_at, self._patient = stop_at, patient
 
     def send(self, data):
-        decoder = wire.Decoder(greeted=True)
+        decoder = Decoder(greeted=True)
         pieces = iter([data])
         decoder.receive(lambda _: next(pieces))
         (frame,) = decoder.frames

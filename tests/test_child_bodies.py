@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from forkrpc import RemoteError, SerialiserError, outcome, serialisers
-from forkrpc.child.bodies import error_body, load_arguments, result_body
+from forkrpc import RemoteError, SerialiserError, outcome, serialisers, wire
+from forkrpc.child.bodies import error_body, load_arguments, load_call, result_body
 
 
 def codec(name="pickle"):
@@ -14,6 +14,15 @@ def codec(name="pickle"):
 
 def test_arguments_are_loaded():
     assert load_arguments(codec(), pickle.dumps((1, 2))) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [(0, ((1, {}), {})), (wire.KEYWORDS, ((1,), {}))]
+)
+def test_a_call_is_loaded_with_its_keywords(flags, expected):
+    frame = wire.Frame(wire.STREAM, flags, 0, 1, 1, pickle.dumps((1, {})))
+
+    assert load_call(codec(), frame) == expected
 
 
 def test_arguments_that_do_not_load_are_told_with_their_cause():
@@ -58,3 +67,14 @@ def test_what_is_too_long_is_refused_with_the_remedy():
     assert result_body(codec(), "result", (1,), 100) == pickle.dumps((1,), 5)
     with pytest.raises(SerialiserError, match=r"result of \d+ bytes, max_frame is 100"):
         result_body(codec(), "result", (b"x" * 100,), 100)
+
+
+@pytest.mark.parametrize(
+    ("flags", "values", "expected"),
+    [(0, (1, {"a": 2}), ((1, {"a": 2}), {})), (2, (1, {"a": 2}), ((1,), {"a": 2}))],
+    ids=["none", "keywords"],
+)
+def test_keyword_arguments_are_the_last_value(flags, values, expected):
+    frame = wire.Frame(wire.STREAM, flags, 0, 1, 1, pickle.dumps(values))
+
+    assert load_call(codec(), frame) == expected

@@ -11,6 +11,7 @@ from forkrpc import CallTimeout, ProtocolError, progress, serialisers, wire
 from forkrpc.child import calls as calls_module
 from forkrpc.child.around import Around
 from forkrpc.child.calls import MOST_AT_ONCE, Calls
+from forkrpc.decoder import Decoder
 from forkrpc.progress import BEGUN
 
 
@@ -133,7 +134,7 @@ def test_bodies_are_loaded_when_their_call_begins(make, function):
     body = wire.encode_bodies(
         wire.CALL, [pickle.dumps((1,)), b"garbage", pickle.dumps((3,))], first=1
     )
-    decoder = wire.Decoder(greeted=True)
+    decoder = Decoder(greeted=True)
     pieces = iter([body])
     decoder.receive(lambda _: next(pieces))
     bench.calls.add(decoder.frames[0])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from forkrpc import fds, progress, serialisers, wire
 from forkrpc.child.replies import Replies
+from forkrpc.decoder import Decoder
 from forkrpc.errors import SerialiserError
 from test_child_sync import Channel, answers, results
 
@@ -191,7 +192,7 @@ def test_results_and_events_of_another_thread_all_arrive_in_order(value):
     frames = []
 
     def read():
-        decoder = wire.Decoder()
+        decoder = Decoder()
         while decoder.receive(ours.recv):
             frames.extend(decoder.frames)
             decoder.frames.clear()

@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+from collections import deque
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forkrpc import progress, serialisers, wire
+from forkrpc.child.bodies import load_arguments
 from forkrpc.child.replies import Replies
 from forkrpc.child.stream import (
     Producer,
@@ -16,6 +18,7 @@ from forkrpc.child.stream import (
     is_generator_function,
     iterator_of,
 )
+from forkrpc.decoder import Decoder
 from test_child_sync import Channel
 
 CALL = 3  # id of the stream
@@ -34,7 +37,7 @@ class Backend:
         self.page = progress.Page(memoryview(bytearray(progress.BLOCK)))
         self.replies = Replies(self.channel, self.page, wire.LIMIT)
         self.replies.codec = serialisers.codec("pickle", None)
-        self.frames = wire.deque()
+        self.frames = deque()
         self.waits, self._stop_at, self._gone = [], stop_at, gone
 
     def receive(self, flags):
@@ -57,7 +60,8 @@ class Backend:
 
     def sent(self):
         """Return the items that are written."""
-        decoder = wire.Decoder()
+        decoder = Decoder()
+        decoder.recv_into = self.channel.recv_into
         pieces = [self.channel.sent]
         with contextlib.suppress(IndexError):
             decoder.receive(lambda _: pieces.pop())
@@ -68,7 +72,8 @@ class Backend:
             if frame.flags & wire.PACKED:
                 found += load(frame.body)
             else:
-                found += [load(body)[0] for body in frame.bodies()]
+                codec = self.replies.codec
+                found += [load_arguments(codec, body)[0] for body in frame.bodies()]
         return found
 
     def run(self, items):

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from forkrpc import fds, outcome, progress, serialisers, wire
+from forkrpc import chunks, fds, outcome, progress, serialisers, wire
 from forkrpc.child import replies as replies_module
 from forkrpc.child import sync as sync_module
 from forkrpc.child.sync import Sync
+from forkrpc.decoder import Decoder
 from forkrpc.errors import RemoteError, SerialiserError
 from forkrpc.system import LIFELINE_SIGNAL
 from helpers import run_program
@@ -36,6 +37,12 @@ class Channel:
         self.sent += bytes(view)
         return len(view)
 
+    def sendmsg(self, views, _extra, flags):
+        return sum(self.send(view, flags) for view in views)
+
+    def recv_into(self, *_):
+        raise AssertionError("all that comes was read by recv")
+
 
 def backend(function, data, name="pickle", **spec):
     """Return (backend, its channel)."""
@@ -56,7 +63,7 @@ def serve(function, *frames, name="pickle", **spec):
 
 def answers(data, name="pickle"):
     """Return [(kind, id, value)] of what a worker sent; an error for an ERROR."""
-    decoder = wire.Decoder()
+    decoder = Decoder()
     with contextlib.suppress(IndexError):
         pieces = [data]
         decoder.receive(lambda _: pieces.pop())
@@ -423,7 +430,7 @@ def test_a_class_is_defined_before_the_result_that_needs_it():
 
     made, channel = backend(Local, call(1))
     made.serve()
-    decoder, pieces = wire.Decoder(), [channel.sent]
+    decoder, pieces = Decoder(), [channel.sent]
     decoder.receive(lambda _: pieces.pop())
 
     assert [frame.kind for frame in decoder.frames] == [
@@ -625,7 +632,7 @@ def test_a_worker_may_die_while_it_executes_and_not_when_its_answer_leaves(
 
     assert made.serve() == 0
     assert seen == [signal.SIG_DFL] * 4
-    _greeting, _ready, *answers = channel.handlers
+    _greeting_and_ready, *answers = channel.handlers
     assert len(answers) == 4
     assert all(callable(handler) for handler in answers)
 
@@ -645,3 +652,33 @@ def test_a_worker_that_gets_a_call_behind_the_programs_end_leaves(lifeline_signa
     assert made.serve() == 0
     assert made.program_gone
     assert called == []
+
+
+def chunk(items, number):
+    body = chunks.call_of(chunks.plain(items), starred=False, plain=True)
+    return wire.encode(wire.CALL, body, flags=wire.CHUNK, first=number)
+
+
+def test_a_chunk_is_one_call_of_many_items():
+    status, found = serve(str, chunk([1, 2, 3], 1), call(2, 4), chunk(range(2), 3))
+
+    assert status == 0
+    assert [each[:2] for each in found] == [(wire.RESULT, n) for n in (1, 2, 3)]
+    assert found[1][2] == "4"
+    results = [chunks.results_of(found[n][2]) for n in (0, 2)]
+    assert results == [(True, ["1", "2", "3"], None), (True, ["0", "1"], None)]
+
+
+def test_a_chunk_with_an_item_that_asks_for_the_end_has_no_answer():
+    def function(item):
+        raise SystemExit(item)
+
+    assert serve(function, chunk([7], 1), chunk([8], 2)) == (7, [])
+
+
+def test_a_chunk_that_is_none_fails_alone():
+    broken = wire.encode(wire.CALL, b"broken", flags=wire.CHUNK, first=1)
+    status, found = serve(str, broken, chunk([1], 2))
+
+    assert status == 0
+    assert [each[:2] for each in found] == [(wire.ERROR, 1), (wire.RESULT, 2)]

@@ -150,7 +150,7 @@ def test_a_worker_has_pythons_own_signals_whatever_its_template_did(template):
 
 
 def test_a_worker_shows_its_owner_and_function(template):
-    assert call(template, surroundings)["title"].startswith(f"{os.getpid()} surr")
+    assert call(template, surroundings)["title"].startswith(f"{os.getpid()}:surr")
 
 
 def draw():

@@ -535,3 +535,62 @@ def test_events_that_are_read_slowly_come_before_results_that_are_held_back(star
 
     wait_until(lambda: len(told) == 181, LIMIT)
     assert told == list(range(181))
+
+
+@pytest.fixture
+def dying(template):
+    """A worker with calls under way, and its connection; it can be killed."""
+    proxy = template.run("serve", on_error=lambda error: None)
+    for _ in range(50):
+        proxy("pause", print)
+    yield proxy, proxy._connection
+    proxy.kill()
+    assert proxy.join(LIMIT)
+
+
+def late_call(connection):
+    """Do what a call does that has found the proxy open, and was overtaken then."""
+    unsent = connection.session.unsent
+    unsent.extend((1, print))
+    if len(unsent) >= connection.session.gather:
+        connection.send()
+
+
+def test_a_call_that_comes_while_the_last_ones_are_failed_is_failed_too(
+    dying, monkeypatch
+):
+    proxy, connection = dying
+    sweep, late = connection._sweep, []
+
+    def swept():
+        lost = sweep()
+        if connection.ended.is_open() and not late:
+            late.append(late_call(connection))
+        return lost
+
+    os.kill(proxy.pid, signal.SIGKILL)
+    assert proxy.join(LIMIT)
+    monkeypatch.setattr(connection, "_sweep", swept)
+    late_call(connection)
+
+    wait_until(lambda: late and proxy.pending == 0, LIMIT)
+
+
+def test_a_call_behind_the_end_is_failed_although_others_were_being_written(
+    dying, monkeypatch
+):
+    proxy, connection = dying
+    close = connection._channel.close
+
+    def closed():
+        connection.session.must_send()  # a thread that writes does so, to the end
+        close()
+
+    monkeypatch.setattr(connection._channel, "close", closed)
+    os.kill(proxy.pid, signal.SIGKILL)
+    assert proxy.join(LIMIT)
+    wait_until(lambda: not connection._ticking, LIMIT)  # nobody looks any more
+
+    late_call(connection)
+
+    wait_until(lambda: proxy.pending == 0, LIMIT)

@@ -96,6 +96,47 @@ def test_the_end_of_the_program_does_not_wait_for_ever():
     assert "1 calls were not finished" in run_program(source).stderr
 
 
+def test_a_pool_may_have_a_grace_of_its_own():
+    source = """
+    import forkrpc, time
+    from forkrpc import Forker
+
+    forkrpc.exit_grace = {}
+    pool = Forker().pool(time.sleep, max=1, exit_grace={})
+    future = pool.submit({})
+    future.add_done_callback(lambda future: print(future.exception()))
+    """
+    impatient = run_program(source.format(600, 0.1, 600))
+    assert "1 calls were not finished" in impatient.stderr
+    patient = run_program(source.format(0, 600, 0.5))
+    assert (patient.stdout, patient.stderr) == ("None\n", "")
+
+
+def test_a_pool_is_inert_in_a_forked_copy_of_the_program():
+    source = """
+    import os, warnings
+    from forkrpc import ClosedError, Forker
+
+    warnings.simplefilter("ignore")  # of a fork while threads run
+    pool = Forker().pool(pow, max=1)
+    print(pool.call(2, 3), flush=True)
+    if not os.fork():
+        pool.close()
+        pool.kill()
+        assert pool.join(0)
+        try:
+            pool.call(2, 3)
+        except ClosedError:
+            print("closed", flush=True)
+        os._exit(0)
+    os.wait()
+    print(pool.call(2, 4))
+    """
+    done = run_program(source)
+
+    assert (done.stdout.split(), done.stderr) == (["8", "closed", "16"], "")
+
+
 def test_a_template_that_has_ended_fails_the_calls(template):
     errors = []
     pool = template.fork().pool(pid, max=1, on_error=errors.append)

@@ -6,7 +6,7 @@ from itertools import permutations
 import pytest
 
 from forkrpc import wire
-from forkrpc.entries import MOST_BYTES, Definition, Keywords, Streamed, framed
+from forkrpc.entries import MOST_BYTES, Chunk, Definition, Keywords, Streamed, framed
 
 
 def test_bodies_share_a_frame():
@@ -35,7 +35,7 @@ def test_what_nobody_can_change_is_serialised_together(calls, flags):
     )
 
 
-KINDS = [1, (1, 2), b"a", Keywords(b"k"), Definition(b"class")]
+KINDS = [1, (1, 2), b"a", Keywords(b"k"), Chunk(b"c"), Definition(b"class")]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,13 @@ KINDS = [1, (1, 2), b"a", Keywords(b"k"), Definition(b"class")]
 )
 def test_what_travels_otherwise_begins_another_frame(first, other):
     assert framed([first, other, first], 1)[0] == 1
+
+
+def test_chunks_share_a_frame():
+    assert framed([Chunk(b"a"), Chunk(b"b"), b"c"], 5) == (
+        2,
+        wire.encode_bodies(wire.CALL, [b"a", b"b"], flags=wire.CHUNK, first=5),
+    )
 
 
 @pytest.mark.parametrize("kind", [bytes, Keywords])

@@ -37,6 +37,7 @@ def test_an_error_is_an_error_of_the_library(name):
 @pytest.mark.parametrize(
     ("name", "base"),
     [
+        ("SetupError", concurrent.futures.BrokenExecutor),
         ("WorkerDied", concurrent.futures.BrokenExecutor),
         ("CallTimeout", TimeoutError),
         ("ClosedError", RuntimeError),
@@ -95,16 +96,17 @@ def test_an_unknown_name_is_an_attribute_error():
         errors.no_such_name  # noqa: B018
 
 
-def test_errors_load_the_standard_executors_only_for_a_death():
+@pytest.mark.parametrize("name", ["SetupError", "WorkerDied"])
+def test_errors_load_the_standard_executors_only_for_two_of_them(name):
     done = run_program(
-        """
+        f"""
         import sys
         import forkrpc.errors
 
         print("concurrent.futures" in sys.modules)
-        forkrpc.errors.SetupError, forkrpc.errors.CallTimeout
+        forkrpc.errors.ClosedError, forkrpc.errors.CallTimeout
         print("concurrent.futures" in sys.modules)
-        forkrpc.errors.WorkerDied
+        forkrpc.errors.{name}
         print("concurrent.futures" in sys.modules)
         """
     )

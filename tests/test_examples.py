@@ -50,6 +50,7 @@ def lines_of(block):
 PRINTING = [
     *("unlinker", "pass_descriptors", "exec_program", "tokens"),
     *("unlinker_async", "countdowns", "arithmetic", "fetch_urls"),
+    *("collatz", "executor", "amicable"),
 ]
 
 

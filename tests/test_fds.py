@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkrpc import fds, wire
+from forkrpc.decoder import Decoder
 from helpers import MS, open_descriptors, run_program
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 
@@ -81,6 +82,12 @@ class Reluctant:
         self.taken += bytes(view[:size])
         return min(size, len(view))
 
+    def sendmsg(self, views, _extra, flags):
+        return self.send(b"".join(views), flags)
+
+    def setsockopt(self, *_):
+        pass
+
 
 # Outbox.
 
@@ -102,10 +109,94 @@ def test_frames_leave_in_order_and_once_however_little_is_taken(frames, takes):
     assert not outbox.frames
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(min_size=1, max_size=30),
+            st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=4),
+        ),
+        max_size=8,
+    ),
+    st.lists(st.integers(0, 40), max_size=40),
+    st.integers(1, 40),
+)
+def test_frames_in_pieces_leave_in_order_and_once(frames, takes, gathered):
+    sock = Reluctant(takes)
+    outbox, number = fds.Outbox(sock), fds.deque()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fds, "GATHERED", gathered)
+        patch.setattr(fds, "MOST_COUNTS", 3)
+        for at, frame in enumerate(frames):
+            if isinstance(frame, bytes):
+                outbox.put(frame)
+            elif at % 2:
+                outbox.put(list(map(memoryview, frame)))
+            else:
+                outbox.write(list(map(memoryview, frame)), (number,), at)
+
+        while not outbox.flush():
+            assert outbox.frames
+
+    expected = [x if isinstance(x, bytes) else b"".join(x) for x in frames]
+    assert sock.taken == b"".join(expected)
+    assert not outbox.frames
+
+
+def test_a_large_piece_is_written_together_with_what_is_before_it(pair):
+    ours, theirs = pair
+
+    class Counted:
+        sends, sendmsg, setsockopt = 0, ours.sendmsg, ours.setsockopt
+
+        def send(self, view, flags):
+            self.sends += 1
+            return ours.send(view, flags)
+
+    sock = Counted()
+    outbox = fds.Outbox(sock)
+    large = bytes(range(256)) * 300
+
+    assert outbox.write([b"head", memoryview(large), large], (), ())
+
+    assert sock.sends == 0
+    assert read_available(theirs) == b"head" + large + large
+
+
+def test_pieces_behind_a_frame_with_descriptors_do_not_go_with_them(pair):
+    ours, theirs = pair
+    outbox, handles = fds.Outbox(ours), new_pipes(1)
+    outbox.put(b"first", handles)
+    outbox.put([b"head", b"x" * 100_000])
+    assert outbox.flush()
+
+    reader = fds.HandleReader(theirs)
+    data = reader(1 << 20)
+    while len(data) < 100_009:
+        data += reader(1 << 20)
+
+    assert data == b"firsthead" + b"x" * 100_000
+    assert contents(reader.claim(1)) == [0]
+
+
+def test_what_was_not_written_can_be_made_ones_own(pair):
+    ours, theirs = pair
+    outbox, array = fds.Outbox(ours), bytearray(b"x" * 3_000_000)
+    assert not outbox.write([b"head", memoryview(array)], (), ())
+
+    outbox.own()
+    array[:] = b"y" * len(array)
+    found = b""
+    while not outbox.flush():
+        found += read_available(theirs)
+    found += read_available(theirs)
+
+    assert found == b"head" + b"x" * 3_000_000
+
+
 def test_a_full_socket_is_told_and_nothing_is_lost(pair):
     ours, theirs = pair
     outbox = fds.Outbox(ours)
-    frames = [bytes([number]) * 300_000 for number in range(5)]
+    frames = [bytes([number]) * 300_000 for number in range(12)]
     for frame in frames:
         outbox.put(frame)
 
@@ -230,6 +321,31 @@ def test_an_interrupt_at_any_bytecode_of_writing_writes_nothing_twice():
     assert interrupt_everywhere(attempt, fds) > 20
 
 
+def test_an_interrupt_at_any_bytecode_of_writing_pieces_writes_nothing_twice(
+    monkeypatch,
+):
+    monkeypatch.setattr(fds, "GATHERED", 10)
+    monkeypatch.setattr(fds, "MOST_COUNTS", 2)
+    pieces = [b"head", memoryview(b"x" * 20), b"y" * 15]
+
+    def attempt(interrupt):
+        sock, queue = Reluctant([3, 5, 2, 9, 0, 7]), fds.deque()
+        outbox = fds.Outbox(sock)
+        with interrupt as raised:
+            try:
+                outbox.write(pieces, (queue,), 7)
+            except Interrupt:
+                if not queue:
+                    outbox.write(pieces, (queue,), 7)
+            while outbox.frames:
+                in_spite_of_interrupts(outbox.flush)
+        assert sock.taken == b"".join(pieces)
+        assert list(queue) == [7]
+        return raised
+
+    assert interrupt_everywhere(attempt, fds) > 50
+
+
 def test_a_storm_of_interrupts_writes_nothing_twice(pair):
     ours, theirs = pair
     frames = [bytes([number % 256]) * 900 for number in range(20)]
@@ -274,7 +390,7 @@ def test_descriptors_arrive_in_order_with_their_frames(pair):
     outbox = fds.Outbox(ours)
     counts = [0, 2, 1, 0, 3]
     pipes = new_pipes(sum(counts))
-    decoder, reader = wire.Decoder(greeted=True), fds.HandleReader(theirs)
+    decoder, reader = Decoder(greeted=True), fds.HandleReader(theirs)
     for number, count in enumerate(counts):
         own = [pipes.pop(0) for _ in range(count)]
         data = wire.encode(wire.RUN, bytes(number), handles=count, first=number)

@@ -64,3 +64,19 @@ def test_a_thread_that_waits_for_a_queued_stream_is_woken(template):
         first.close()
         thread.join(LIMIT)
         assert found[1:] == [0, 1, 2]
+
+
+def test_waiting_in_the_callbacks_thread_is_refused(template):
+    with template.pool(numbers, max=1) as pool:
+        raised = []
+
+        def callback(_):
+            try:
+                pool._connection.flow.check_may_wait("this")
+            except RuntimeError as error:
+                raised.append(str(error))
+
+        pool.submit(1).add_done_callback(callback)
+        wait_until(lambda: raised, LIMIT)
+        pool._connection.flow.check_may_wait("this")
+    assert raised[0].startswith("this would wait for ever")

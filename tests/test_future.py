@@ -82,7 +82,7 @@ def test_an_exception_may_be_a_result(future):
     assert future.result(LIMIT) is error
 
 
-@pytest.mark.parametrize("timeout", [0, 1 * MS])
+@pytest.mark.parametrize("timeout", [0, 1 * MS, -1])
 @pytest.mark.parametrize("verb", ["result", "exception"])
 def test_waiting_ends_at_the_timeout_with_the_standard_error(future, verb, timeout):
     with pytest.raises(concurrent.futures.TimeoutError) as raised:

@@ -11,6 +11,7 @@ import pytest
 import interrupts
 from forkrpc import lane as lane_module
 from forkrpc import wire
+from forkrpc.decoder import Decoder
 from forkrpc.fds import Outbox
 from forkrpc.lane import LEFT, Lane
 from forkrpc.loading import Failure
@@ -42,7 +43,7 @@ class Pair:
         self.ours = ours
         self.session = Session("m.f", wire.LIMIT)
         self.session.use(codec("pickle", self.session.define))
-        self.session.decoder = wire.Decoder(greeted=True)
+        self.session.decoder = Decoder(greeted=True)
         self.outbox = Outbox(ours)
         poll = select.poll()
         poll.register(ours, select.POLLIN)
@@ -75,7 +76,7 @@ def test_a_call_goes_out_as_one_frame_and_its_answer_comes_back(pair, call):
 
     assert pair.lane.send(call, queue)
 
-    decoder = wire.Decoder(greeted=True)
+    decoder = Decoder(greeted=True)
     decoder.receive(pair.theirs.recv)
     (frame,) = decoder.frames
     assert (frame.kind, frame.count, frame.first) == (wire.CALL, 1, 1)

@@ -9,6 +9,7 @@ worse than raise does it in the worker (while an argument is loaded, a result or
 exception dumped).  The ids ending in `when-loaded` are the other side of those cells.
 """
 
+import functools
 import os
 import signal
 import threading
@@ -199,6 +200,80 @@ CELLS = {
         of("raise_on_load", "recurse"), RemoteError, "faulty.ErrorOnLoad: recurse"
     ),
 }
+
+
+# The same where large byte strings, which stay apart from the pickle, come before.
+DEEDS = {
+    "exits": ("exit", WorkerDied, EXITED, faulty.EXIT, None),
+    "os._exit": ("hard-exit", WorkerDied, HARD_EXITED, faulty.HARD_EXIT, None),
+    "segfaults": ("segfault", WorkerDied, "SIGSEGV", -signal.SIGSEGV, None),
+    "hangs": ("hang", CallTimeout, f"{TIMEOUT}", -signal.SIGKILL, TIMEOUT),
+}
+
+
+def large_argument(deed):
+    return ("echo", *faulty.large(), faulty.OnLoad(deed))
+
+
+CELLS |= {
+    "large-argument-fails-to-dump": Cell(
+        lambda: ("echo", [*faulty.large(), faulty.OnDump("raise")]),
+        SerialiserError,
+        "value[1][2] (OnDump) cannot be sent: ValueError: faulty on purpose",
+        cause=ValueError,
+    ),
+    "large-argument-fails-to-load": Cell(
+        lambda: ("echo", *faulty.large(), faulty.stranger()),
+        SerialiserError,
+        "ModuleNotFoundError",
+        cause=ModuleNotFoundError,
+    ),
+    "large-argument-raises-on-load": Cell(
+        lambda: large_argument("raise"),
+        SerialiserError,
+        "ValueError: faulty on purpose",
+        cause=ValueError,
+    ),
+    "large-argument-recurses-when-loaded": Cell(
+        lambda: large_argument("recurse"),
+        SerialiserError,
+        "RecursionError",
+        cause=RecursionError,
+    ),
+    "large-result-fails-to-dump": Cell(
+        of("return_large", "raise", "dumped"),
+        SerialiserError,
+        "(OnDump) cannot be sent: ValueError: faulty on purpose",
+    ),
+    "large-result-fails-to-load": Cell(
+        of("return_large_stranger"),
+        SerialiserError,
+        "ModuleNotFoundError",
+        cause=ModuleNotFoundError,
+    ),
+    "large-result-raises-on-load": Cell(
+        of("return_large", "raise", "loaded"),
+        SerialiserError,
+        "ValueError: faulty on purpose",
+        cause=ValueError,
+    ),
+    "large-result-exits-when-loaded": Cell(
+        of("return_large", "exit", "loaded"), SerialiserError, "SystemExit"
+    ),
+    "large-result-recurses-when-loaded": Cell(
+        of("return_large", "recurse", "loaded"),
+        SerialiserError,
+        "RecursionError",
+        cause=RecursionError,
+    ),
+    "large-exception-raises-on-load": Cell(
+        of("raise_large", "raise"), RemoteError, "faulty.ErrorOnLoad"
+    ),
+}
+for name, (deed, *costs) in DEEDS.items():
+    make = functools.partial(large_argument, deed)
+    CELLS[f"large-argument-{name}"] = Cell(make, *costs)
+    CELLS[f"large-result-{name}"] = Cell(of("return_large", deed, "dumped"), *costs)
 
 
 def run(template, backend, function=None, **options):

@@ -231,6 +231,79 @@ def test_a_group_arrives_with_its_members():
     assert [type(each) for each in found.exceptions] == [ValueError, KeyError]
 
 
+class Reduced(Exception):
+    """Pickled without what it has besides its arguments."""
+
+    def __reduce__(self):
+        return Reduced, self.args
+
+
+def test_notes_arrive_that_its_class_does_not_pickle():
+    inner, error = Reduced("inner"), Reduced("text")
+    inner.__notes__, error.__notes__ = ["of the cause"], ["one", "two"]
+
+    found = across(raised(error, inner))
+
+    assert type(found) is Reduced
+    assert found.__notes__ == ["one", "two"]
+    assert found.__cause__.__notes__ == ["of the cause"]
+
+
+def test_what_stands_in_the_place_of_notes_is_no_obstacle():
+    error = Reduced("text")
+    error.__notes__ = 5
+
+    assert across(raised(error)).args == ("text",)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="groups are of 3.11")
+def test_the_members_of_a_group_arrive_with_causes_and_notes():
+    first = raised(ValueError(1), KeyError("cause"))
+    second = raised(Reduced("second"))
+    second.add_note("a note")
+    third = raised(ValueError(3), second)  # a cause that is a member too
+    deep = builtins.ExceptionGroup("deep", [raised(ValueError(4), OSError("deep"))])
+    group = builtins.ExceptionGroup("several", [first, second, third, deep])
+
+    found = across(raised(group))
+
+    first, second, third, deep = found.exceptions
+    assert type(first.__cause__) is KeyError
+    assert first.__cause__.args == ("cause",)
+    assert second.__notes__ == ["a note"]
+    assert third.__cause__ is second
+    assert deep.exceptions[0].__cause__.args == ("deep",)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="groups are of 3.11")
+def test_a_group_that_is_its_own_cause_or_has_very_many_members_arrives():
+    members = [raised(ValueError(number), KeyError()) for number in range(500)]
+    group = builtins.ExceptionGroup("many", members)
+    members[0].__cause__ = group
+
+    found = across(group)
+
+    assert [each.args[0] for each in found.exceptions] == list(range(500))
+    assert found.exceptions[0].__cause__ is found
+
+
+class Refusing(Exception):
+    def __setattr__(self, name, value):
+        raise TypeError(f"{name} is not to be set")
+
+
+def test_a_class_that_refuses_attributes_arrives_as_itself():
+    error = raised(Refusing("text"), Refusing("inner"))
+
+    found = across(error)
+    outcome.name_call(found, "call 1 of f")
+
+    assert type(found) is Refusing
+    assert found.args == ("text",)
+    assert type(found.__cause__) is Refusing
+    assert "in thrower" in shown(found)
+
+
 def test_a_class_whose_init_takes_other_arguments_arrives_as_text():
     found = across(raised(TwoArguments(1, 2)))
 

@@ -11,6 +11,7 @@ from forkrpc import ProtocolError, RemoteError, WorkerDied, outcome, wire
 from forkrpc import overlapping as overlapping_module
 from forkrpc.awaiter import CANCELLED, Awaiter
 from forkrpc.death import Death
+from forkrpc.decoder import Decoder
 from forkrpc.loading import Failure
 from forkrpc.overlapping import KILL_GRACE, Overlapping
 from forkrpc.progress import OLDEST
@@ -48,7 +49,7 @@ def session_with(*targets):
     for number, target in enumerate(targets):
         session.unsent.extend((number, target))
     send(session)
-    session.decoder = wire.Decoder(greeted=True)
+    session.decoder = Decoder(greeted=True)
     return session
 
 
@@ -198,7 +199,7 @@ def test_a_call_that_was_sent_is_cancelled_in_the_worker():
     session = session_with(Future(), future)
 
     frame = session.cancelling(future)
-    decoder = wire.Decoder(greeted=True)
+    decoder = Decoder(greeted=True)
     pieces = iter([frame])
     decoder.receive(lambda _: next(pieces))
     assert [(each.kind, each.first) for each in decoder.frames] == [(wire.CANCEL, 2)]

@@ -2,6 +2,8 @@
 
 import asyncio
 import concurrent.futures
+import gc
+import itertools
 import os
 import signal
 import threading
@@ -55,6 +57,11 @@ def fail(_=None):
 def tell(value):
     event(value)
     return value
+
+
+def retire_then_tell():
+    retire()
+    return os.getpid()
 
 
 def count(most):
@@ -236,6 +243,12 @@ def test_a_worker_that_retires_is_replaced(template):
         futures = [pool.submit(number) for number in range(20)]
         pids = {each.result(LIMIT) for each in futures}
     assert len(pids) > 2  # it may have more calls than one when it says so
+
+
+def test_a_worker_that_has_retired_gets_no_call_any_more(template):
+    with template.pool(retire_then_tell, max=1, load=1) as pool:
+        pids = [pool.call() for _ in range(20)]
+    assert len(set(pids)) == 20
 
 
 def test_a_worker_gets_so_many_calls_in_its_life(template):
@@ -434,6 +447,7 @@ def test_a_bad_argument_raises_where_it_is_given(template):
         ({"isolate": True, "max_calls": 5}, ValueError, "leave out max_calls"),
         ({"isolate": 1}, TypeError, "isolate must be True or False"),
         ({"retries": -1}, ValueError, "retries must be 0 or more"),
+        ({"exit_grace": -1}, ValueError, "exit_grace must be seconds"),
         ({"limit": 3}, TypeError, "backend='async' only"),
     ],
 )
@@ -470,6 +484,102 @@ def test_a_death_ends_the_wait_of_a_blocking_call_in_time(template):
         with pytest.raises(WorkerDied):
             pool.call(600)
         assert time.monotonic() - began < 1000 * MS
+
+
+# Maps.
+
+
+@pytest.mark.parametrize("options", [{}, {"max": 1}, {"max_calls": 70}, {"timeout": 9}])
+def test_a_pool_maps_items(template, options):
+    with template.pool(double, **{"max": 2, "start": 0, **options}) as pool:
+        assert list(pool.map(range(300))) == list(range(0, 600, 2))
+        assert sorted(pool.map(range(50), ordered=False)) == list(range(0, 100, 2))
+        assert list(pool.map([1, 2, 3], chunksize=2)) == [2, 4, 6]
+        assert pool.pending == 0
+
+
+def test_a_pool_spreads_items_and_columns(template):
+    with template.pool(pow, max=2, start=0) as pool:
+        assert list(pool.map(range(50), range(50))) == [n**n for n in range(50)]
+        assert list(pool.starmap([(2, n) for n in range(50)])) == [
+            2**n for n in range(50)
+        ]
+
+
+def test_a_pool_maps_in_a_loop(template):
+    async def main(pool):
+        async def items():
+            for number in range(100):
+                yield number
+
+        return [result async for result in pool.amap(items(), range(1000))]
+
+    with template.pool(pow, max=2, start=0) as pool:
+        assert asyncio.run(main(pool)) == [n**n for n in range(100)]
+
+
+def test_items_of_a_chunk_that_had_not_begun_go_to_another_worker(template):
+    with template.pool(die_at, max=2, on_error=lambda _: None) as pool:
+        columns = range(40), [13] * 40
+        results, found = pool.map(*columns, chunksize=4), []
+        with pytest.raises(WorkerDied):
+            found.extend(results)
+        assert found == list(range(12))  # the chunk of the item is lost
+        assert list(pool.map(range(8), [99] * 8, chunksize=4)) == list(range(8))
+
+
+def test_the_calls_of_a_map_may_be_tried_again(template, tmp_path):
+    path = tmp_path / "died"
+    with template.pool(die_first, max=2, on_error=lambda _: None) as pool:
+        view = pool.with_options(retries=3)
+        columns = range(40), [str(path)] * 40
+        assert list(view.map(*columns, chunksize=4)) == list(range(40))
+        assert path.exists()
+
+
+def die_first(number, path):
+    if number == 13 and not os.path.exists(path):
+        with open(path, "w"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_view_limits_each_item(template):
+    with template.pool(sleep, max=1, on_error=lambda _: None) as pool:
+        view = pool.with_options(timeout=0.3)
+        results, found = view.map([0, 0, 600, 0]), []
+        with pytest.raises(CallTimeout):
+            for result in results:
+                found.append(result)
+        assert len(found) == 2
+
+
+def test_a_map_of_a_closed_pool_is_refused(template):
+    pool = template.pool(double)
+    pool.close()
+    with pytest.raises(ClosedError):
+        pool.map([1])
+    assert pool.join(LIMIT)
+
+
+def test_a_map_is_left_with_its_pool(template):
+    with template.pool(double, max=2) as pool:
+        results = pool.map(itertools.count())
+        assert next(results) == 0
+        results.close()
+    assert list(results) == []
+
+
+@pytest.mark.parametrize("settings", [None, {"retries": 1}])
+def test_a_map_keeps_its_pool_open(template, settings):
+    def mapped():
+        pool = template.pool(double, max=1)
+        return (pool.with_options(**settings) if settings else pool).map(range(5000))
+
+    results = mapped()
+    gc.collect()
+
+    assert list(results) == list(range(0, 10_000, 2))
 
 
 def test_descriptors_for_workers_may_be_closed_at_once(template, tmp_path):

@@ -6,6 +6,7 @@ The thread lives as long as the program does, so all tests use the same one.
 import os
 import sys
 import threading
+import weakref
 from collections import deque
 
 import pytest
@@ -448,3 +449,46 @@ def test_one_that_was_never_started_has_no_thread():
     reactor.abandon()
 
     assert ident is None
+
+
+def test_cancelled_timers_are_forgotten_long_before_their_time(reactor):
+    class Due:
+        def __call__(self):
+            raise AssertionError("it was cancelled")
+
+    first = reactor.later(1800, Due())  # those behind it are not at the heap's head
+    refs = []
+    for _ in range(1000):
+        due = Due()
+        refs.append(weakref.ref(due))
+        reactor.later(3600, due).cancel()
+    del due
+
+    in_thread(reactor)
+
+    assert not any(ref() for ref in refs)
+    assert len(reactor._timers) < 300
+    first.cancel()
+
+
+def test_who_comes_while_it_is_awake_or_ticks_need_not_wake_it(reactor, monkeypatch):
+    woken, wake = [], reactor.wake
+    monkeypatch.setattr(reactor, "wake", lambda: (woken.append(1), wake()))
+    called = threading.Event()
+
+    def ask_for_more():
+        woken.clear()
+        reactor.soon(called.set)
+        reactor.tick(Ticker(1))
+
+    in_thread(reactor, ask_for_more)
+
+    assert called.wait(LIMIT)
+    assert not woken
+
+
+def test_a_ticker_that_comes_when_the_last_has_gone_ticks_all_the_same(reactor):
+    for _ in range(50):  # at once, and while it may be about to sleep
+        ticker = Ticker(1)
+        reactor.tick(ticker)
+        wait_until(lambda ticker=ticker: ticker.ticked == 1)

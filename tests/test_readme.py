@@ -8,6 +8,7 @@ import pytest
 
 import forkrpc
 from forkrpc.options import DEFAULTS
+from forkrpc.sizing import OWN
 from helpers import CHECKOUT, run_program
 
 README = (CHECKOUT / "README.rst").read_text(encoding="utf-8")
@@ -107,7 +108,17 @@ def test_every_name_of_the_package_exists():
     assert names <= {"__all__", *forkrpc.__all__}
 
 
-@pytest.mark.parametrize("kind", ["Forker", "Proxy", "Process"])
+def test_the_options_of_a_pool_are_its_own_with_their_defaults():
+    tables = rows(section("Pools"))
+    options = next(at for at, row in enumerate(tables) if row[0] == "option")
+    table = [row for row in tables[options + 1 :] if len(row) == 3]
+
+    shown = {name.strip("`"): value(default) for name, default, _ in table}
+    assert shown == OWN
+    assert list(shown) == list(OWN)
+
+
+@pytest.mark.parametrize("kind", ["Forker", "Proxy", "Pool", "Executor", "Process"])
 def test_every_method_is_told_of(kind):
     for name in vars(getattr(forkrpc, kind)):
         if not name.startswith("_") and name not in INNER[kind]:
@@ -118,6 +129,8 @@ def test_every_method_is_told_of(kind):
 INNER = {
     "Forker": set(),
     "Proxy": set(),
+    "Pool": set(),
+    "Executor": set(),
     "Process": {
         *("started", "refused", "exited", "close_at_exit", "outstanding"),
         *("wait_for_end", "kill_at_exit", "abandon"),

@@ -7,6 +7,7 @@ import pytest
 
 from forkrpc import wire
 from forkrpc.awaiter import Awaiter
+from forkrpc.decoder import Decoder
 from forkrpc.entries import Streamed
 from forkrpc.items import Items
 from forkrpc.overlapping import Overlapping
@@ -28,7 +29,7 @@ class Bench:
         self.reactor = Reactor()
         self.sender = Sender(self.reactor, self.ours, self.session, print)
         self.sender._watch.start()
-        self._decoder = wire.Decoder()
+        self._decoder = Decoder()
 
     def call(self, *targets):
         for number, target in enumerate(targets):

@@ -31,6 +31,7 @@ from forkrpc import (
 from forkrpc import session as session_module
 from forkrpc.awaiter import Awaiter
 from forkrpc.death import Death
+from forkrpc.decoder import Decoder
 from forkrpc.entries import MOST_BYTES, Definition, Keywords
 from forkrpc.loading import Failure
 from forkrpc.serialisers import codec
@@ -57,7 +58,7 @@ class Worker:
     def __init__(self):
         self.frames = []
         self.calls = deque()  # (id, args, kwargs)
-        self._decoder = wire.Decoder(greeted=True)
+        self._decoder = Decoder(greeted=True)
 
     def receive(self, frames):
         while frames:

@@ -294,3 +294,25 @@ def test_what_cannot_be_sent_starts_nothing(template):
             template.run("look", **bad)
 
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [({}, 65536), ({"buflen": 100}, 100), ({"buflen": 100, "buflen_res": 200}, 200)],
+    ids=["default", "buflen", "buflen_res"],
+)
+def test_the_program_reads_as_much_at_once_as_was_asked(backend, options, size):
+    sizes = []
+
+    def read(size, flags=0):
+        sizes.append(size)
+        raise BlockingIOError
+
+    with Forker() as template:
+        with template.run("operator.neg", backend=backend, **options) as proxy:
+            pass
+        with pytest.raises(BlockingIOError):  # nobody else reads any more
+            proxy._session.decoder.receive(read)
+
+    assert sizes == [size]

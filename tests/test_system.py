@@ -466,7 +466,7 @@ with open("/proc/self/comm", "rb") as file:
     without = "sys.modules['setproctitle'] = None\n"
 
     for found in result_of(source), result_of(without + source):
-        start = title.encode()[:15].decode("utf-8", "replace")
+        start = title.replace(" ", "_").encode()[:15].decode("utf-8", "replace")
         assert found.rstrip("\n") == start.rstrip("\n")
 
 

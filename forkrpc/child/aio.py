@@ -13,6 +13,7 @@ from _thread import get_ident
 from contextvars import copy_context
 
 from .. import wire
+from ..decoder import Decoder
 from ..errors import ProtocolError
 from ..progress import BEGUN
 from ..serialisers import PickleCodec
@@ -56,7 +57,8 @@ class Async:
         self.flush_output: Callable[[], None] | None = None  # where it is forwarded
         self._hung_up = hung_up
         self._busy = False  # the end of the program may end this process
-        self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
+        self._decoder = Decoder(spec["max_frame"], spec["buflen"])
+        self._decoder.recv_into = channel.recv_into
         self._scheduled = self._inside = False  # a turn is to come; is under way
         self._reading = self._writing = False  # the loop watches for it
         self._closing = False  # no more calls come

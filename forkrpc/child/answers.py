@@ -18,6 +18,7 @@ from select import POLLOUT, poll
 from .. import atomic, wire
 from ..classes import PROTOCOL
 from ..fds import Outbox
+from ..parts import owned
 from ..progress import (
     BEHIND,
     DATA_BYTES,
@@ -69,7 +70,8 @@ class Answers:
         self.gone = False
         self.full = False
         self._late: deque[bytes] = deque()  # what was said in the midst of something
-        self._frames: list[bytes] = []  # complete, and not in the outbox
+        # Complete, in pieces, and not in the outbox.
+        self._frames: list[bytes | memoryview] = []
         self._run: list[tuple[int, Any]] = []  # (call id, value or body) still unframed
         self._packed = True  # the run is of values
         self._bytes = 0  # of bodies in the run, and of frames
@@ -100,9 +102,9 @@ class Answers:
             if self._keep_body(body):
                 self._append(call_id, body)
             else:
-                self.send(wire.encode(wire.RESULT, body, first=call_id), call_id)
+                self.send(wire.encode_any(wire.RESULT, body, first=call_id), call_id)
 
-    def _keep_body(self, body: bytes) -> bool:
+    def _keep_body(self, body: "Any") -> bool:
         """Put *body* into the page, if it is short."""
         if self._packed:
             self._frame_run()
@@ -145,7 +147,7 @@ class Answers:
     def event(self, args: "tuple[object, ...]") -> None:
         """Raise SerialiserError for arguments that cannot be sent."""
         body = result_body(self.codec, "event", args, self.limit)
-        self.send(wire.encode(wire.EVENT, body))
+        self.send(wire.encode_any(wire.EVENT, body))
 
     def say(self, data: bytes) -> None:
         """Add a frame, and write what the socket takes.
@@ -160,14 +162,18 @@ class Answers:
         self.send(data)
         self.leave()
 
-    def send(self, data: bytes, call_id: int = 0) -> None:
-        """Add a frame behind all that was made; it may answer a call."""
+    def send(self, data: "wire.Data", call_id: int = 0) -> None:
+        """Add a frame behind all that was made; it may answer a call.
+
+        What it consists of leaves later: whatever somebody could change is copied.
+        """
+        pieces = [data] if isinstance(data, bytes) else list(map(owned, data))
         with self._lock:
             first = not self._run and not self._frames
             self._page.words[BEHIND] = 1
             self._frame_run()
-            self._frames.append(data)
-            self._grow(len(data))
+            self._frames += pieces
+            self._grow(sum(map(len, pieces)))
             if call_id:
                 self._newest = call_id
             if first:

@@ -15,8 +15,9 @@ from time import monotonic
 from .. import wire
 from ..classes import PROTOCOL
 from ..functions import name_of
+from ..parts import Parts
 from ..serialisers import keepable
-from .bodies import load_arguments, result_body
+from .bodies import load_call, result_body
 from .stream import GATHER, QUICK, Window, is_generator_function, iterator_of
 
 TYPE_CHECKING = False
@@ -128,10 +129,7 @@ class Streams:
                 f"stream() needs a generator function; {name_of(function)} is a "
                 "function that calls done(): use call(), submit() or a callback"
             )
-        keywords: dict[str, Any] = {}
-        args = list(load_arguments(self._answers.codec, frame.body))
-        if frame.flags & wire.KEYWORDS:
-            keywords = args.pop()
+        args, keywords = load_call(self._answers.codec, frame)
         args = self._around.enter(args)
         result = function(*args, **keywords)
         if inspect.iscoroutine(result):
@@ -175,6 +173,8 @@ class _Open:
         window.made = number
         if self._run and packed is not self._packed:
             self.send()
+        if type(item) is Parts and not packed:
+            return self._add_parts(number, item)
         if not self._run:
             self._packed = packed
             self._loop.call_soon(self.send)  # should the generator await something
@@ -182,6 +182,14 @@ class _Open:
         now = monotonic()
         slow, self._before = now - self._before > QUICK, now
         return slow or number - self._sent >= GATHER or window.full()
+
+    def _add_parts(self, number: int, parts: Parts) -> bool:
+        """As `add`, for an item that has a frame of its own."""
+        self.send()
+        self._sent = number
+        data = wire.encode_parts(wire.ITEM, parts, first=self._call_id)
+        self._answers.send(data)
+        return True
 
     def said(self) -> None:
         """Have leave what the generator has printed."""

@@ -4,18 +4,22 @@ from _pickle import dumps
 
 from .. import outcome
 from ..errors import SerialiserError
-from ..wire import LIMIT
+from ..parts import Parts
+from ..wire import KEYWORDS, LIMIT, Frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from ..serialisers import Codec
+    from ..wire import Frame
 
 
 def load_arguments(codec: "Codec", body: "Any") -> "Any":
     """Return the values of one call.  Raise SerialiserError."""
     try:
+        if type(body) is Parts:
+            return codec.load_parts(body)
         return codec.load(body)
     except Exception as error:
         kind = type(error).__name__
@@ -25,6 +29,12 @@ def load_arguments(codec: "Codec", body: "Any") -> "Any":
         raise SerialiserError(
             f"arguments cannot be loaded: {kind}: {error}{hint}"
         ) from error
+
+
+def load_call(codec: "Codec", frame: "Frame") -> "tuple[Any, dict[str, Any]]":
+    """Return the arguments and the keywords of the one call of a frame."""
+    args = load_arguments(codec, frame.body)
+    return (args[:-1], args[-1]) if frame.flags & KEYWORDS else (args, {})
 
 
 def error_body(codec: "Codec", error: BaseException, limit: int = LIMIT) -> bytes:
@@ -55,20 +65,22 @@ def _plain(codec: "Codec", packed: object) -> bytes:
     """Serialise what the library itself says about an error."""
     if codec.trusted:
         return dumps(packed, 4)
-    from ..serialisers import PAIRS
+    from ..pairs import PAIRS
 
     return PAIRS["data"]()[0]((packed,))
 
 
-def result_body(codec: "Codec", what: str, values: "Any", limit: int) -> bytes:
+def result_body(
+    codec: "Codec", what: str, values: "Any", limit: int
+) -> "bytes | Parts":
     """Serialise; raise SerialiserError, also for what is longer than *limit* bytes."""
-    body = codec.dump(values)
+    body = codec.dump_apart(values)
     if len(body) > limit:
         refuse(what, body, limit)
     return body
 
 
-def refuse(what: str, body: bytes, limit: int) -> None:
+def refuse(what: str, body: "bytes | Parts", limit: int) -> None:
     """Raise SerialiserError: *body* is longer than *limit* bytes."""
     raise SerialiserError(
         f"{what} of {len(body)} bytes, max_frame is {limit}; "

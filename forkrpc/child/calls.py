@@ -29,7 +29,7 @@ from .leave import exit_status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any
 
     from ..progress import Page
@@ -70,7 +70,7 @@ class Calls:
             self._limit_calls(spec["timeout"])
         self._backlog: deque[wire.Frame] = deque()  # of calls still to begin
         self._received = 0  # id of the last call in a frame that has come
-        self._calls: Sequence[Any] = ()  # of the oldest frame: arguments of `_execute`
+        self._calls: list[Any] = []  # of the oldest frame: arguments of `_execute`
         self._execute: Callable[..., Any]
         self._at = 0  # how many of them have begun
         self._first = 1  # id of the first of them
@@ -152,7 +152,8 @@ class Calls:
         at, self._at = self._at, self._at + 1
         call_id = self._first + at
         try:
-            self._start(call_id, self._execute, self._calls[at])
+            call, self._calls[at] = self._calls[at], None  # it may be large
+            self._start(call_id, self._execute, call)
         except BaseException as error:  # a signal's handler
             if call_id > self._words[BEGUN]:
                 self._running.pop(call_id, None)

@@ -4,6 +4,8 @@ Finalising the interpreter would cost four to eight times a bare exit.
 """
 
 import atexit
+import gc
+import io
 import os
 import sys
 
@@ -102,9 +104,6 @@ def flush_stdio() -> None:
 
 def flush_files() -> None:
     """Flush every file that is open for writing, as the end of an interpreter does."""
-    import gc
-    import io
-
     flush_stdio()
     kinds = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
     files = [each for each in gc.get_objects() if isinstance(each, kinds)]

@@ -13,6 +13,7 @@ from time import monotonic
 from .. import atomic, wire
 from ..classes import PROTOCOL
 from ..fds import Outbox
+from ..parts import Parts, owned
 from ..progress import BLOCK, HELD, NUMBERS, SLOTS
 from ..serialisers import SCALARS
 from .bodies import refuse, result_body
@@ -102,9 +103,13 @@ class Replies:
                         self._packed = True
                     self.run.append(value)
                     return
-        body = self.codec.dump((value,))
+        body: Any = self.codec.dump_apart((value,))
         if len(body) > self.limit:
             refuse("result", body, self.limit)
+        if type(body) is Parts:
+            parts = wire.encode_parts(wire.RESULT, body, first=call_id)
+            self.answer(call_id, parts)
+            return
         first = self._first  # before the look at `full`
         if (  # without a lock: see `slots`
             self._held_as is bytes
@@ -135,9 +140,13 @@ class Replies:
                 refuse("result", body, self.limit)
         else:
             body = self.body_of("result", (value,))
+            if type(body) is Parts:
+                parts = wire.encode_parts(wire.RESULT, body, first=call_id)
+                self.answer(call_id, parts)
+                return
         self.answer(call_id, wire.encode_one(wire.RESULT, flags, call_id, body))
 
-    def body_of(self, what: str, values: "tuple[object, ...]") -> bytes:
+    def body_of(self, what: str, values: "tuple[object, ...]") -> "Any":
         """Serialise; raise SerialiserError, also for what is too long."""
         return result_body(self.codec, what, values, self.limit)
 
@@ -183,7 +192,7 @@ class Replies:
             ((data, ()), slice(0, count), first - 1 + count),
         )
 
-    def answer(self, call_id: int, data: bytes) -> None:
+    def answer(self, call_id: int, data: "wire.Data") -> None:
         """Send the frame that answers a call, behind what is held."""
         with self._lock:
             if self.run or self._first:
@@ -193,20 +202,36 @@ class Replies:
             except OSError:  # as in `_write`
                 self._outbox.clear()
                 self._gone = True
+            except BaseException:  # as in `_write`
+                self._outbox.own()
+                raise
 
-    def send(self, data: bytes) -> bool:
+    def begin(self) -> None:
+        """Say that calls may come; in one piece with the greeting, as most often."""
+        ready = wire.encode(wire.READY)
+        with self._lock:
+            frames = self._outbox.frames
+            if len(frames) == 1:
+                frames[0] = (wire.GREETING + ready, ())
+                self._write()
+                return
+        self.send(ready)
+
+    def send(self, data: "wire.Data") -> bool:
         """Send a frame behind what is held; return whether it was written."""
         if self._lock._is_owned():  # type: ignore[attr-defined]
             # A signal's handler or a finaliser interrupts this very thread while it
             # writes, and shall not write within: what was interrupted, or the next
             # turn, takes it along.
+            if not isinstance(data, bytes):
+                data = list(map(owned, data))
             self._outbox.put(data)
             self.deadline = self.deadline or monotonic()
             return True
         with self._lock:
             return self.send_within(data)
 
-    def send_within(self, data: bytes) -> bool:
+    def send_within(self, data: "wire.Data") -> bool:
         """As `send`; the caller holds the lock."""
         self.full, self.kind = 0, None
         self._frame_run()
@@ -226,8 +251,11 @@ class Replies:
         except OSError:  # the program is gone; the next read sees it too
             self._outbox.clear()
             self._gone = True
+        except BaseException:  # a signal's handler raised, and the user's code goes on
+            self._outbox.own()
+            raise
         finally:
-            self.deadline = 0.0
+            self.deadline = monotonic() if self._outbox.frames else 0.0
             if self._first:
                 self._held_as = None
                 self._page.words[HELD] = self._first = self._bytes = 0

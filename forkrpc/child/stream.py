@@ -183,7 +183,7 @@ class Producer:
                 self._run.append(body)
                 self._bytes += len(body)
             else:
-                data = wire.encode(wire.ITEM, body, first=self._call_id)
+                data = wire.encode_any(wire.ITEM, body, first=self._call_id)
                 self._replies.send_within(data)
                 self._sent = number
                 self._words[FIRST] = number + 1

@@ -9,12 +9,14 @@ from itertools import islice
 from time import monotonic_ns
 
 from .. import wire
+from ..decoder import Decoder
 from ..errors import ProtocolError
 from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
 from ..spin import Spin
 from ..system import LIFELINE_SIGNAL
-from .bodies import error_body, load_arguments
+from .bodies import error_body, load_arguments, load_call
+from .chunk import Chunks
 from .clock import Clock
 from .leave import exit_status_of
 from .replies import Replies
@@ -23,7 +25,7 @@ from .stream import Producer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from ..progress import Page
@@ -40,17 +42,17 @@ class Sync:
 
     def __init__(self, channel: "socket", spec: "dict[str, Any]", page: "Page") -> None:
         self.replies = Replies(channel, page, spec["max_frame"])
-        self._channel = channel
-        self._page, self._words = page, page.words
-        self._timed = spec["timed"]
-        self._mortal = spec["mortal"]
-        self._is_idle = False
-        self._decoder = wire.Decoder(spec["max_frame"], spec["buflen"])
+        self.flush = self.replies.flush
+        self._chunks = Chunks(self, spec["max_frame"])
+        self._channel, self._page, self._words = channel, page, page.words
+        self._timed, self._mortal = spec["timed"], spec["mortal"]
+        self._decoder = Decoder(spec["max_frame"], spec["buflen"])
+        self._decoder.recv_into = channel.recv_into
         self.frames = self._decoder.frames
         self._spin = Spin()
         self._ended: int | None = None  # exit status, once known
         self.program_gone = False  # or going: what was started here goes too
-        self.copy = False  # this process was forked from the worker
+        self._is_idle = self.copy = False  # copy: was forked from the worker
         self.flush_output: Callable[[], None] | None = None  # where it is forwarded
 
     @property
@@ -65,10 +67,11 @@ class Sync:
         """End when the function returns: it forked this process."""
         self.copy = True
         self.replies.become_copy()
+        self._chunks.become_copy()
 
     def serve(self) -> int:
         """Execute calls until the end of input; return the exit status."""
-        self.replies.send(wire.encode(wire.READY))
+        self.replies.begin()
         left = PATIENT
         while self._ended is None:
             try:
@@ -79,6 +82,7 @@ class Sync:
             except Exception:
                 # A signal handler of the user raised between two calls; every answer
                 # is either stored or still to be made, so the work goes on.
+                self.replies.deadline = 1.0  # part of an answer may be left to write
                 left -= 1
                 if not left:
                     raise  # no signal does that: it is a defect
@@ -191,19 +195,20 @@ class Sync:
         if frame.kind == wire.CALL:
             if not self._busy():
                 return
-            if frame.first > self.replies.done() + 1:
+            first, flags = frame.first, frame.flags
+            if first > self.replies.done() + 1:
                 raise ProtocolError(f"{frame!r} after call {self.replies.done()}")
-            if frame.flags & wire.ONES:
-                self._ones(frame.first, self._packed(frame))
-            elif frame.flags & wire.PACKED:
-                self._calls(frame.first, self._packed(frame), None)
-            elif frame.flags & wire.LIMITED:
+            if flags & wire.ONES:
+                self._ones(first, self._packed(frame))
+            elif flags & wire.PACKED:
+                self._calls(first, self._packed(frame), None)
+            elif flags & wire.LIMITED:
                 self._timed = True  # the program looks at the limits
-                self._calls(
-                    frame.first, frame.limited()[1], load_arguments, frame.flags
-                )
+                self._calls(first, frame.limited()[1], load_arguments, flags)
+            elif flags & wire.CHUNK:
+                self._calls(first, frame.bodies(), self._chunks.load, flags)
             else:
-                self._calls(frame.first, frame.bodies(), load_arguments, frame.flags)
+                self._calls(first, frame.bodies(), load_arguments, flags)
         elif frame.kind == wire.STREAM:
             if self._busy():
                 self._stream(frame)
@@ -301,6 +306,8 @@ class Sync:
         """
         words, replies, function = self._words, self.replies, self.function
         call_id, codec = replies.done() + 1, self.codec
+        if flags & wire.CHUNK:
+            function = self._chunks.execute
         clock = Clock(call_id)
         for args in islice(calls, call_id - first, None):
             if self._timed:
@@ -341,7 +348,8 @@ class Sync:
                 if self._timed:
                     self._words[SINCE] = monotonic_ns()
                 self._words[BEGUN] = call_id
-                producer.send_all(self._iterator(frame))
+                args, keywords = load_call(self.codec, frame)
+                producer.send_all(self.streamed(*args, **keywords))
             if self.copy:
                 os._exit(0)
             self._idle_behind(call_id)
@@ -356,12 +364,6 @@ class Sync:
             producer.end()
         if producer.broken is not None:
             raise producer.broken
-
-    def _iterator(self, frame: wire.Frame) -> "Iterator[Any]":
-        args, keywords = list(load_arguments(self.codec, frame.body)), {}
-        if frame.flags & wire.KEYWORDS:
-            keywords = args.pop()
-        return self.streamed(*args, **keywords)  # type: ignore[no-any-return]
 
     def _failed(self, call_id: int, error: BaseException) -> None:
         if self.copy:
@@ -385,16 +387,14 @@ class Sync:
         """Send what this worker says (LOG, OUTPUT); return whether it was written."""
         if kind != wire.OUTPUT and self.flush_output is not None:
             self.flush_output()
-        call_id = self._words[BEGUN]
-        return self.replies.send(wire.encode(kind, body, flags=flags, first=call_id))
+        data = wire.encode(kind, body, flags=flags, first=self._words[BEGUN])
+        return self.replies.send(data)
 
     def event(self, args: "tuple[object, ...]") -> None:
         if self.flush_output is not None:
             self.flush_output()
-        self.replies.send(wire.encode(wire.EVENT, self.replies.body_of("event", args)))
-
-    def flush(self) -> bool:
-        return self.replies.flush()
+        body = self.replies.body_of("event", args)
+        self.replies.send(wire.encode_any(wire.EVENT, body))
 
     def retire(self) -> None:
         self.replies.send(wire.encode(wire.RETIRE))

@@ -15,6 +15,7 @@ from _pickle import dumps, loads
 from select import POLLHUP, POLLIN, poll
 
 from .. import wire
+from ..decoder import Decoder
 from ..fds import HandleReader, Outbox, close_all
 from ..system import (
     arm_lifeline,
@@ -22,6 +23,7 @@ from ..system import (
     default_signals,
     hung_up,
     mortal,
+    pidfd_open,
     set_title,
 )
 from . import leave, logs, worker
@@ -64,7 +66,10 @@ def serve_program(control: "_socket.socket", lifeline: int) -> None:
 def _live(role: "Template | worker.Role") -> None:
     logs.watch_imports()
     # A forked child comes back here, so that no stack of its ancestors is below it.
+    # They are kept: to free them would copy the pages that they are in.
+    ancestors: list[Template] = []
     while isinstance(role, Template):
+        ancestors.append(role)
         role = role.serve()
     role()
 
@@ -104,7 +109,7 @@ class Template:
         self._lifeline = lifeline
         self._watch = poll()
         self._reader = HandleReader(control)
-        self._decoder = wire.Decoder(limit=2**62)
+        self._decoder = Decoder(limit=2**62)
         self._outbox = Outbox(control)
         self._outbox.put(wire.GREETING)
         self._children: dict[int, bool] = {}  # pid -> ends with the program
@@ -120,8 +125,8 @@ class Template:
         watch.register(self._wake[0], POLLIN)
         self._arm()
         limit: int | None = None
+        self._idle()
         while self._open or self._children:
-            self._idle()
             ready = dict(watch.poll(limit))
             if self._wake[0] in ready:
                 os.read(self._wake[0], 4096)
@@ -205,6 +210,7 @@ class Template:
         if self._lifeline >= 0 and hung_up(self._lifeline):
             self._open = False  # it went just before: its signal has done nothing
             close_all(handles)
+            mortal(False)
             return
         try:
             step(self, arguments, handles)
@@ -271,7 +277,7 @@ class Template:
             os.close(self._lifeline)
             forked.failure = self.failure
             forked.arguments = list(self.arguments)
-            set_title(f"{token} forkrpc")
+            set_title(f"{token}:forkrpc")
             return forked
         close_all(handles)
         if pid is not None:
@@ -300,8 +306,6 @@ class Template:
         return None
 
     def _tell_started(self, token: int, pid: int) -> None:
-        from ..system import pidfd_open
-
         pidfd = pidfd_open(pid)
         handles = [] if pidfd is None else [pidfd]
         data = wire.encode(wire.STARTED, dumps(pid), handles=len(handles), first=token)

@@ -96,7 +96,7 @@ class Role:
             else:
                 os.close(page)  # the user's code wants crashes told elsewhere
         _reseed()
-        set_title(f"{spec['owner']} {spec['title']}")
+        set_title(f"{spec['owner']}:{spec['title']}")
         status = 1
         try:
             if spec["spawn"]:
@@ -125,7 +125,7 @@ class Role:
                 os.dup2(null, fd)
                 os.close(null)
         for file in (sys.stdout, sys.stderr):
-            if hasattr(file, "reconfigure"):
+            if hasattr(file, "reconfigure") and not file.line_buffering:
                 # Several processes write to one place: whole lines stay whole.
                 file.reconfigure(line_buffering=True)
 

@@ -314,7 +314,7 @@ class Crew(Dispatch):
         if self._growth is not None:
             self._growth.stop()
         self.deliver()
-        if self.options["pool_destroy"] is not None and not self._killed:
+        if self.options["pool_destroy"] is not None:
             self.session.call_soon(self._on_destroy, None)
         self.session.call_soon(last, self.ended)
         self.deliver()

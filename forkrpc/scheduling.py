@@ -54,8 +54,7 @@ class Scheduler:
     exact: *load* is a bound, also where calls take almost no time.
 
     A blocking worker whose calls take microseconds has more of them, but with load=1: a
-    block of as many as take BLOCK_WORK.  One that is about to be done may get a call
-    rather than another one, which would have to be woken.
+    block of as many as take BLOCK_WORK.
     """
 
     def __init__(
@@ -181,25 +180,21 @@ class Scheduler:
     def next_block(self, backlog: int) -> "tuple[Place, int] | None":
         """Return who is to get how many of *backlog* calls next, None for nobody.
 
-        That is who begins them first: of those alike, the one started first.
+        That is who has least to do: of those alike, the one started first.
         """
         if self._spares and self._all_busy():
             return None
         size, pace = self._size(backlog), self._pace
-        second = 1.0 if pace is None else pace
-        best, soonest, count = None, inf, 0
+        best, least, count = None, inf, 0
         for place in self.places:  # a hundred of them, perhaps, at each call
             load = place.load
-            if (
-                not place.up
-                or place.leaving
-                or (load >= self._load and 2 * load > size)
-            ):
+            if not place.up or place.leaving:
+                continue
+            if load >= self._load and 2 * load > size:
                 continue
             count += 1
-            wait = load * second if load else WAKE
-            if wait < soonest:
-                best, soonest = place, wait
+            if load < least:
+                best, least = place, load
         if best is None:
             return None
         fair = ceil(backlog / count)
@@ -210,16 +205,18 @@ class Scheduler:
     def gather(self) -> "int | None":
         """Return how many calls may gather before a block is asked for.
 
-        As many as the next worker has: frames grow, and it never runs dry.  Where its
-        calls are quick it answers soon, and is given more then.  None: nobody has room.
+        As many as the next worker has: frames grow, and it never runs dry.  While one
+        is at work whose calls are quick, it answers before another one would be awake,
+        and is given more then.  None: nobody has room.
         """
         found = self.next_block(1)
         if found is None:
             return None
         load = found[0].load
-        if load and self._pace is not None and self._pace < WAKE:
-            return max(load, int(LEAST_WORK / max(self._pace, 1e-9)))
-        return max(1, load)
+        pace = self._pace
+        if pace is None or pace >= WAKE or not any(each.load for each in self.places):
+            return max(1, load)
+        return max(load, int(LEAST_WORK / max(pace, 1e-9)))
 
     def may_grow(self) -> bool:
         """Return whether there may be more workers."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     Spec = dict[str, Any]
 
+BY_VALUE = b"cloudpickle"  # in a pickle which needs that module to be loaded
 SESSIONS: "dict[str, type[Session]]" = {"sync": Session, "async": Overlapping}
 
 
@@ -195,12 +196,14 @@ def _pack(
     Each in a body of its own: init may make the others loadable.
     """
     definitions: list[bytes] = []
+    spec["by_value"] = False
 
     def packed(description: "tuple[str, object] | None") -> object:
         if description is None or description[0] != VALUE:
             return description
         more, body = link.freeze(description[1])
         definitions.extend(each for each in more if each not in definitions)
+        spec["by_value"] |= any(BY_VALUE in each for each in (body, *more))
         return VALUE, body
 
     spec["function"] = packed(describe(function))

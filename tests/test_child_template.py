@@ -293,3 +293,14 @@ def test_a_template_of_the_program_itself_has_what_is_defined_there():
     )
 
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_workers_of_functions_by_value_share_what_loads_them():
+    with Forker() as template:
+        with template.run("os.getpid") as proxy:
+            proxy.call()
+        with template.run(lambda: "cloudpickle" in __import__("sys").modules) as proxy:
+            assert proxy.call()
+        source = "import sys\ndef has(): return 'cloudpickle' in sys.modules"
+        with template.eval(source).run("has") as proxy:
+            assert proxy.call()  # which only the template has imported

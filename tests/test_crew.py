@@ -409,3 +409,12 @@ def test_nobody_looks_at_the_memory_of_a_pool_that_has_ended(template):
         growth = pool._connection._growth
         assert growth._timer is not None
     assert growth._timer is None
+
+
+def test_on_destroy_comes_after_a_kill_too(template):
+    ended = []
+    pool = template.pool(pid, max=1, on_destroy=lambda: ended.append(True))
+    pool.call()
+    pool.kill()
+    assert pool.join(LIMIT)
+    assert ended == [True]

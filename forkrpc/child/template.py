@@ -296,6 +296,8 @@ class Template:
         spec = loads(frame.body)
         if spec["forward"]:
             from . import output  # noqa: F401 -- here, so that workers share it
+        if spec["by_value"]:
+            have_cloudpickle()
         child, pid = self._fork(token)
         if child:
             return worker.Role(spec, handles, self._lifeline, self.arguments)
@@ -331,6 +333,17 @@ class Template:
                     os.killpg(pid, _signal.SIGKILL)
                 except OSError:  # it has just gone
                     continue
+
+
+def have_cloudpickle() -> None:
+    """Import it in the template: a worker that has to takes 15 ms for it.
+
+    Where it is missing, the worker says so.
+    """
+    try:
+        __import__("cloudpickle")
+    except Exception:  # whatever a broken one raises
+        pass
 
 
 def _on_child(_number: int, _frame: object) -> None:

@@ -7,7 +7,7 @@ worker gets calls when it is up, never while it starts: who cannot be set up cos
 from math import ceil, inf
 
 BLOCK_WORK = 1e-3  # seconds of work that a worker is given at once
-LEAST_WORK = 1e-4  # not worth to be shared among workers
+LEAST_WORK = 2e-4  # seconds of work that is not worth to be shared out
 WAKE = 5e-5  # seconds that an idle worker takes to begin
 MOST_BLOCK = 2048  # calls that a worker is given at once
 SHARE = 4  # so many times all workers are given something before the queue is empty

@@ -86,6 +86,9 @@ class Codec:
         return tuple(values)
 
 
+_OCTETS = frozenset([bytes, bytearray])
+
+
 class _Large(Exception):
     """Raised through the pickler: what it writes has a large buffer."""
 
@@ -125,8 +128,7 @@ class PickleCodec(Codec):
 
     def dump_apart(self, values: "Values") -> "bytes | Parts":
         for value in values:
-            kind = type(value)
-            if (kind is bytes or kind is bytearray) and len(value) >= LARGE:  # type: ignore[arg-type]
+            if type(value) in _OCTETS and len(value) >= LARGE:  # type: ignore[arg-type]
                 break
         else:
             if not self._large:

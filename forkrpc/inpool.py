@@ -128,6 +128,12 @@ class Pooled(Inplace):
         death = Death(self.name, self.pid, status, begun=call_id)
         return death.error_of(call_id)  # type: ignore[no-any-return]
 
+    def _lose(self) -> None:
+        super()._lose()
+        destroy = self._options["on_destroy"]  # always comes, of a pool
+        if destroy is not None:
+            self._told.append((lambda _: destroy(), None))
+
     def _lose_call(self, call_id: int, error: Exception, target: "Any") -> None:
         """A worker has ended, or could not be set up: `on_error` is told once."""
         if isinstance(target, (Awaiter, Outcome)):

@@ -14,7 +14,7 @@ def test_the_first_chunk_has_one_item():
 
 
 def test_chunks_grow_until_they_take_long_enough():
-    pace, sizes = 1e-6, []
+    pace, sizes = 1e-7, []
     made = Pacing(2)
     for _ in range(10):
         sizes.append(made.size(None))

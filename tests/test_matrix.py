@@ -25,11 +25,12 @@ from forkrpc import (
     SerialiserError,
     SetupError,
     WorkerDied,
+    overlapping,
 )
 from helpers import wait_until
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
-TIMEOUT = 1.5  # seconds that a call may run where one hangs; none but that may need it
+TIMEOUT = 1.0  # seconds that a call may run where one hangs; none but that may need it
 FUNCTIONS = {"sync": "run", "async": "run_async", "async-done": "run_done"}
 BACKENDS = list(FUNCTIONS)
 VERBS = ["callback", "submit", "call"]
@@ -401,6 +402,12 @@ class Queue:
     def check_calls_before(self):
         assert self.gate.result(LIMIT) == "through"
         assert self.before.result(LIMIT) == "before"
+
+
+@pytest.fixture(autouse=True)
+def _short_grace(monkeypatch):
+    """A call that hangs does so in C code: waiting for its end is no use."""
+    monkeypatch.setattr(overlapping, "KILL_GRACE", 0.1)
 
 
 def causes(error):

@@ -6,7 +6,7 @@ item (as the result), the exception.  What was yielded before arrives first.
 
 import pytest
 
-from forkrpc import Forker
+from forkrpc import Forker, overlapping
 from helpers import wait_until
 from test_matrix import (
     CELLS,
@@ -43,6 +43,11 @@ class OneStream:
 
     def went_to_on_error(self):
         return False
+
+
+@pytest.fixture(autouse=True)
+def _short_grace(monkeypatch):
+    monkeypatch.setattr(overlapping, "KILL_GRACE", 0.1)  # as in test_matrix
 
 
 @pytest.mark.parametrize("backend", FUNCTIONS)

@@ -146,6 +146,17 @@ class Page:
             self._tags[slot] = _TAGS[kind]
         return True
 
+    def stores(self) -> "dict[type, tuple[Any, int]]":
+        """Return where numbers of a type are stored by their slot, and their tag.
+
+        For who stores many and cannot call `keep` for each; no common tag may be set.
+        """
+        return {int: (self._ints, _INT), float: (self._floats, _FLOAT)}
+
+    @property
+    def tags(self) -> "memoryview":
+        return self._tags
+
     def keep_body(self, slot: int, body: bytes, at: int) -> bool:
         """Store a serialised result at offset *at*; False where it does not fit."""
         length = len(body)

@@ -101,12 +101,8 @@ class Producer:
 
     def send_all(self, items: "Iterator[Any]") -> None:
         """Send what *items* yields, until it ends or nobody wants more."""
-        run, keep, words, lock = (
-            self._run,
-            self._page.keep,
-            self._words,
-            self._replies.lock,
-        )
+        run, words, lock = self._run, self._words, self._replies.lock
+        stores, tags = self._page.stores(), self._page.tags
         backend, window = self._backend, self._window
         made, goal = 0, 1
         before = monotonic()
@@ -116,16 +112,20 @@ class Producer:
                 if backend.copy:
                     os._exit(0)
                 made += 1
-                with lock:
-                    kept = (
-                        run
-                        and self._packed
-                        and type(item) in NUMBERS
-                        and keep(made - self._first, item)
-                    )
-                    if kept:
-                        run.append(item)
-                        words[MADE] = made
+                kept = False
+                if (store := stores.get(type(item))) is not None:
+                    with lock:
+                        if run and self._packed:
+                            slot = made - self._first
+                            try:
+                                store[0][slot] = item
+                            except ValueError:  # more than 64 bits
+                                pass
+                            else:
+                                tags[slot] = store[1]
+                                run.append(item)
+                                words[MADE] = made
+                                kept = True
                 if not kept and self._add(made, item):
                     goal = made
                 now = monotonic()
@@ -163,11 +163,13 @@ class Producer:
 
         Return whether the window is used up by it.
         """
+        run = self._run
         with self._replies.lock:
-            if not self._run and self._replies.codec.packs and type(item) in NUMBERS:
-                self._restart(number, packed=True)
-                if self._page.keep(0, item):
-                    self._run.append(item)
+            if type(item) in NUMBERS and self._replies.codec.packs:
+                if not run:
+                    self._restart(number, packed=True)
+                if self._packed and self._page.keep(number - self._first, item):
+                    run.append(item)
                     self._words[MADE] = number
                     return False
         body = self._replies.body_of("item", (item,))

@@ -292,6 +292,7 @@ def test_the_status_is_exact(make, name, number, returncode, end):
     with make() as template:
         proxy = template.run("faulty.run", **QUIET)
         proxy.call("echo")
+        assert proxy.pid  # the template has told of it
         end(template)
 
         error = death(proxy.submit(name, number), LIMIT)

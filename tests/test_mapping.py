@@ -587,9 +587,10 @@ def test_what_has_not_started_is_cancelled(marks, fifo, chunksize, how):
         del results
         feed_is_idle(feed)
 
-    assert items.taken <= (jobs.AHEAD + 1) * chunksize
+    # Of an endless iterable; how many before the end depends on who is faster.
+    assert items.taken <= (jobs.AHEAD + 2) * chunksize
     executed = marks.read_text().split() if marks.exists() else []
-    assert len(executed) <= jobs.UNDER_WAY * chunksize
+    assert len(executed) <= items.taken
 
 
 @pytest.mark.parametrize("ordered", [True, False])

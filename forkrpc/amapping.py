@@ -8,6 +8,7 @@ from _queue import SimpleQueue
 from collections import deque
 from functools import partial
 
+from .closing import AsyncClosing
 from .jobs import Jobs
 from .loops import loop_that_may_wait
 from .mapping import AUTO, bar_of, checked_chunksize
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
         Iterable,
         Sequence,
     )
-    from types import TracebackType
     from typing import Any, NoReturn
 
     from .feed import Feed
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Step = Callable[[], Awaitable[Any]]
 
 
-class AsyncMapResults:
+class AsyncMapResults(AsyncClosing):
     """Iterates over the results of calls of one function, an item each.
 
     As MapResults, for `async for`.  One task at a time, in the loop in which it was
@@ -82,17 +82,6 @@ class AsyncMapResults:
         self._jobs.close()
         self._jobs.parts.clear()
         self._told.ring()
-
-    async def __aenter__(self) -> "AsyncMapResults":
-        return self
-
-    async def __aexit__(
-        self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        await self.aclose()
 
     def __del__(self) -> None:
         jobs = getattr(self, "_jobs", None)

@@ -7,6 +7,7 @@ What has come stands in an Items, as for a Stream; its bell is the inbox of the 
 from collections import deque
 from functools import partial
 
+from .closing import AsyncClosing
 from .errors import ClosedError
 from .items import Items
 from .loading import Failure
@@ -16,14 +17,13 @@ from .stream import ENOUGH, ENOUGH_BYTES, raise_outcome
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any, NoReturn
 
     from .connection import Connection
     from .loops import Home
 
 
-class AsyncStream:
+class AsyncStream(AsyncClosing):
     """Iterates over the items of one call; made by `Proxy.astream`.
 
     An exception of the generator is raised behind the items before it.  `aclose`,
@@ -107,17 +107,6 @@ class AsyncStream:
         self._items.closed = True
         self._items.arrived.clear()
         self._batch.clear()
-
-    async def __aenter__(self) -> "AsyncStream":
-        return self
-
-    async def __aexit__(
-        self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        await self.aclose()
 
     def __del__(self) -> None:
         items = getattr(self, "_items", None)

@@ -7,6 +7,7 @@ import threading
 from _pickle import dumps
 
 from . import classes, wire
+from .closing import Closing
 from .errors import ClosedError, SetupError
 from .fds import MOST_HANDLES, above_stdio, close_all, duplicate
 from .link import Link
@@ -17,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from socket import socket
-    from types import TracebackType
     from typing import Any
 
     from .pool import Pool
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .proxy import Proxy
 
 
-class Forker:
+class Forker(Closing):
     """A template process: a small interpreter that forks others like itself.
 
     A new one is forked from the default template, an empty interpreter that is
@@ -244,17 +244,6 @@ class Forker:
     def close(self) -> None:
         """End the template when its queued work is done; its workers go on."""
         self._link.close()
-
-    def __enter__(self) -> "Forker":
-        return self
-
-    def __exit__(
-        self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         link = self.__dict__.get("_link")

@@ -25,7 +25,6 @@ from .standin import copied, set_up_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any
 
     from .process import Process
@@ -187,14 +186,6 @@ class Inline(Forker):
 
     def close(self) -> None:
         self._closed = True
-
-    def __exit__(
-        self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         name = f" {self._name!r}" if self._name else ""

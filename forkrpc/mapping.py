@@ -10,6 +10,7 @@ import sys
 from _thread import RLock
 from itertools import chain
 
+from .closing import Closing
 from .jobs import Jobs
 from .making import Inbox
 from .source import source_of
@@ -18,7 +19,7 @@ from .stream import raise_outcome
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import FrameType, TracebackType
+    from types import FrameType
     from typing import Any, NoReturn
 
     from .feed import Feed
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
-class MapResults(chain):  # type: ignore[type-arg]
+class MapResults(chain, Closing):  # type: ignore[type-arg]
     """Iterates over the results of calls of one function, an item each.
 
     Nothing is done before the first is asked for.  An exception of an item, or of the
@@ -48,17 +49,6 @@ class MapResults(chain):  # type: ignore[type-arg]
     def close(self) -> None:
         """Want no more results.  Calls that run are not waited for."""
         self._jobs.close()
-
-    def __enter__(self) -> "MapResults":
-        return self
-
-    def __exit__(
-        self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         jobs = getattr(self, "_jobs", None)

@@ -14,6 +14,7 @@ from itertools import count
 from operator import is_not
 
 from .atomic import at_once
+from .closing import Closing
 from .errors import ClosedError
 from .items import Items
 from .loading import Failure
@@ -21,7 +22,6 @@ from .wire import WINDOW, WINDOW_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any, NoReturn
 
     from .connection import Connection
@@ -32,7 +32,7 @@ _NOTHING = object()
 ENOUGH, ENOUGH_BYTES = WINDOW // 4, WINDOW_BYTES // 4
 
 
-class Stream(filter):  # type: ignore[type-arg]
+class Stream(filter, Closing):  # type: ignore[type-arg]
     """Iterates over the items of one call; made by `Proxy.stream`.
 
     An exception of the generator is raised behind the items before it.  `close`,
@@ -65,17 +65,6 @@ class Stream(filter):  # type: ignore[type-arg]
         """
         self._batch.source.close()
         self._batch.clear()
-
-    def __enter__(self) -> "Stream":
-        return self
-
-    def __exit__(
-        self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         batch = getattr(self, "_batch", None)

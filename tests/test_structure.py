@@ -65,6 +65,7 @@ LAYERS = {
     "child.steps": ("child", 15),
     "child.template": ("child", 16),
     "awaiter": ("parent", 20),
+    "closing": ("parent", 20),
     "limits": ("parent", 19),
     "death": ("parent", 20),
     "entries": ("parent", 20),

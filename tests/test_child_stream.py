@@ -37,7 +37,7 @@ class Backend:
         self.page = progress.Page(memoryview(bytearray(progress.BLOCK)))
         self.replies = Replies(self.channel, self.page, wire.LIMIT)
         self.replies.codec = serialisers.codec("pickle", None)
-        self.frames = deque()
+        self.inbox, self.frames = self, deque()
         self.waits, self._stop_at, self._gone = [], stop_at, gone
 
     def receive(self, flags):

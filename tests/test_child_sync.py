@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from forkrpc import chunks, fds, outcome, progress, serialisers, wire
+from forkrpc.child import inbox
 from forkrpc.child import replies as replies_module
 from forkrpc.child import sync as sync_module
 from forkrpc.child.sync import Sync
@@ -44,9 +45,9 @@ class Channel:
         raise AssertionError("all that comes was read by recv")
 
 
-def backend(function, data, name="pickle", **spec):
+def backend(function, data, name="pickle", kind=Channel, **spec):
     """Return (backend, its channel)."""
-    channel = Channel(data)
+    channel = kind(data)
     page = progress.Page(memoryview(bytearray(progress.BLOCK)))
     made = Sync(channel, {**SPEC, **spec}, page)
     made.codec = serialisers.codec(name, made.define)
@@ -502,7 +503,7 @@ def _silent(monkeypatch):
 
 @pytest.mark.parametrize(
     "module",
-    [sync_module, replies_module, progress, wire, fds],
+    [sync_module, inbox, replies_module, progress, wire, fds],
     ids=lambda m: m.__name__,
 )
 def test_an_interrupt_anywhere_leaves_each_call_one_answer(module):
@@ -521,7 +522,7 @@ def test_an_interrupt_anywhere_leaves_each_call_one_answer(module):
         try:
             with interrupt as raised:
                 made.serve()
-        except Interrupt:  # while it began, ended, or reported another
+        except Interrupt:
             return raised
         found = answers(channel.sent)
         assert [number for _, number, _ in found] == [1, 2, 3, 4, 5]
@@ -560,7 +561,7 @@ def test_an_interrupt_behind_reading_holds_up_no_call_that_has_arrived():
         try:
             with interrupt as raised:
                 made.serve()
-        except Interrupt:  # while it began or ended
+        except Interrupt:
             return raised
         assert len(answers(channel.at_each_read[1])) == 2
         return raised
@@ -638,16 +639,15 @@ def test_a_worker_may_die_while_it_executes_and_not_when_its_answer_leaves(
 
 
 def test_a_worker_that_gets_a_call_behind_the_programs_end_leaves(lifeline_signal):
+    class Ending(Channel):
+        def recv(self, size, flags=0):
+            data = super().recv(size, flags)
+            if len(data) > len(wire.GREETING):
+                os.kill(os.getpid(), LIFELINE_SIGNAL)
+            return data
+
     called = []
-    made, channel = backend(called.append, call(1, 1), mortal=True)
-
-    def recv(size, flags=0):
-        data = Channel.recv(channel, size, flags)
-        if len(data) > len(wire.GREETING):
-            os.kill(os.getpid(), LIFELINE_SIGNAL)
-        return data
-
-    channel.recv = recv
+    made, _ = backend(called.append, call(1, 1), kind=Ending, mortal=True)
 
     assert made.serve() == 0
     assert made.program_gone

@@ -49,6 +49,7 @@ LAYERS = {
     "child.done": ("child", 9),
     "child.leave": ("child", 9),
     "child.answers": ("child", 10),
+    "child.inbox": ("child", 9),
     "child.replies": ("child", 10),
     "child.stream": ("child", 10),
     "child.chunk": ("child", 10),
@@ -191,7 +192,7 @@ NOT_IN_A_WORKER = {
 IN_A_WORKER = {
     *("forkrpc", "forkrpc.atomic", "forkrpc.child", "forkrpc.child.around"),
     *("forkrpc.child.bodies", "forkrpc.child.clock", "forkrpc.child.leave"),
-    *("forkrpc.child.chunk", "forkrpc.chunks", "marshal"),
+    *("forkrpc.child.chunk", "forkrpc.child.inbox", "forkrpc.chunks", "marshal"),
     *("forkrpc.child.logs", "forkrpc.child.replies", "forkrpc.child.steps"),
     *("forkrpc.child.paced", "forkrpc.child.stream", "forkrpc.child.sync"),
     *("forkrpc.child.template", "forkrpc.child.worker"),

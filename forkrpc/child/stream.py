@@ -72,6 +72,7 @@ class Producer:
         self.broken: ProtocolError | None = None
         self._call_id = call_id
         self._backend = backend
+        self._inbox = backend.inbox
         self._replies = replies
         self._page = page
         self._words = page.words
@@ -234,16 +235,16 @@ class Producer:
         words, since = self._words, self._words[SINCE]
         words[SINCE] = WAITING | max(0, monotonic_ns() - since)
         try:
-            self._backend.wait_for_more(self._read)
+            self._inbox.wait_for_more(self._read)
         finally:
             words[SINCE] = monotonic_ns() - (words[SINCE] & ~WAITING)
 
     def _read(self, flags: int) -> None:
         """Read once.  Raise BlockingIOError."""
-        frames = self._backend.frames
+        frames = self._inbox.frames
         known = len(frames)
         try:
-            if not self._backend.receive(flags):
+            if not self._inbox.receive(flags):
                 self.stopped = True  # the program is gone
         except ProtocolError as error:
             self.broken, self.stopped = error, True
@@ -253,7 +254,7 @@ class Producer:
     def _sift(self) -> None:
         """Take credit and stop from among what waits behind this call."""
         others = []
-        for frame in self._backend.frames:
+        for frame in self._inbox.frames:
             if frame.kind not in _OVERTAKE or frame.first > self._call_id:
                 others.append(frame)
             elif frame.first == self._call_id:
@@ -261,7 +262,7 @@ class Producer:
                     self.stopped = True
                 else:
                     self._window.take(wire.taken_of(frame))
-        frames = self._backend.frames
+        frames = self._inbox.frames
         atomic.at_once(frames.clear, partial(frames.extend, others))
 
 

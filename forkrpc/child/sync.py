@@ -9,15 +9,14 @@ from itertools import islice
 from time import monotonic_ns
 
 from .. import wire
-from ..decoder import Decoder
 from ..errors import ProtocolError
 from ..progress import BEGUN, SINCE
 from ..serialisers import PickleCodec
-from ..spin import Spin
 from ..system import LIFELINE_SIGNAL
 from .bodies import error_body, load_arguments, load_call
 from .chunk import Chunks
 from .clock import Clock
+from .inbox import Inbox
 from .leave import exit_status_of
 from .replies import Replies
 from .stream import Producer
@@ -44,12 +43,9 @@ class Sync:
         self.replies = Replies(channel, page, spec["max_frame"])
         self.flush = self.replies.flush
         self._chunks = Chunks(self, spec["max_frame"])
-        self._channel, self._page, self._words = channel, page, page.words
+        self._page, self._words = page, page.words
         self._timed, self._mortal = spec["timed"], spec["mortal"]
-        self._decoder = Decoder(spec["max_frame"], spec["buflen"])
-        self._decoder.recv_into = channel.recv_into
-        self.frames = self._decoder.frames
-        self._spin = Spin()
+        self.inbox = Inbox(channel, spec)
         self._ended: int | None = None  # exit status, once known
         self.program_gone = False  # or going: what was started here goes too
         self._is_idle = self.copy = False  # copy: was forked from the worker
@@ -91,7 +87,7 @@ class Sync:
         return self._ended
 
     def _turn(self) -> None:
-        frames = self._decoder.frames
+        frames = self.inbox.frames
         while frames and self._ended is None:
             self._obey(frames[0])
             frames.popleft()
@@ -100,7 +96,7 @@ class Sync:
         self._idle()
         if self.replies.deadline:
             self.replies.flush()
-        if self._decoder.at_rest():
+        if self.inbox.at_rest():
             self._await_one()
         else:
             self._receive(0)
@@ -108,29 +104,11 @@ class Sync:
     def _await_one(self) -> None:
         """Wait for a frame.  A small call that comes alone is answered at once."""
         try:
-            header = self._next_header()
+            header = self.inbox.next_header()
         except ConnectionError:
             header = None
         if header is None or not self._alone(header):
             self._receive_now()  # what came is in the decoder, or it is the end
-
-    def _next_header(self) -> "wire.Header | None":
-        decoder, spin, recv = self._decoder, self._spin, self._channel.recv
-        if spin.looks > 1:
-            try:
-                header = decoder.look(recv, spin.looks)
-                if spin.misses:
-                    spin.found()
-                return header
-            except BlockingIOError:
-                header = spin.look_on(decoder.look, recv)
-            if header is not None or not decoder.at_rest():
-                return header
-        else:
-            spin.rested()
-        header = decoder.look(recv, 1, 0)
-        spin.woken()
-        return header
 
     def _receive_now(self) -> None:
         try:
@@ -139,29 +117,8 @@ class Sync:
             return
 
     def _receive(self, flags: int) -> None:
-        if not self.receive(flags):
+        if not self.inbox.receive(flags):
             self._ended, self.program_gone = 0, True
-
-    def receive(self, flags: int) -> bool:
-        """Read once; return False at the end of input.  Raise BlockingIOError."""
-        try:
-            return self._decoder.receive(self._channel.recv, flags) > 0
-        except ConnectionError:
-            return False
-
-    def wait_for_more(self, read: "Callable[[int], object]") -> None:
-        """Have *read* read once, with or without MSG_DONTWAIT; wait for something."""
-
-        def look() -> bool:
-            try:
-                read(MSG_DONTWAIT)
-            except BlockingIOError:
-                return False
-            return True
-
-        if not self._spin.until(look):
-            read(0)
-            self._spin.woken()
 
     def _idle(self) -> None:
         """Before the last answer leaves: if the program goes now, leave in order."""
@@ -184,7 +141,7 @@ class Sync:
 
     def _idle_behind(self, call_id: int) -> None:
         """As `_idle`, if that call was the last one that has arrived."""
-        frames = self._decoder.frames
+        frames = self.inbox.frames
         if not frames or (len(frames) == 1 and call_id == frames[0].last()):
             self._idle()
 
@@ -233,7 +190,7 @@ class Sync:
         Its frame stays in the decoder till it has an answer.
         """
         kind, flags, _, _, call_id, _, _ = header
-        chunks = self._decoder.chunks
+        chunks = self.inbox.chunks
         if kind != wire.CALL or call_id != self.replies.done() + 1:
             return False
         if not flags & wire.PACKED:

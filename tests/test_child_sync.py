@@ -501,6 +501,11 @@ def _silent(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", lambda *error: None)
 
 
+def began_or_ended(channel, count):
+    """Return whether nothing was read yet, or all calls have their answers."""
+    return not channel.at_each_read or len(answers(channel.sent)) == count
+
+
 @pytest.mark.parametrize(
     "module",
     [sync_module, inbox, replies_module, progress, wire, fds],
@@ -523,6 +528,7 @@ def test_an_interrupt_anywhere_leaves_each_call_one_answer(module):
             with interrupt as raised:
                 made.serve()
         except Interrupt:
+            assert began_or_ended(channel, 5)
             return raised
         found = answers(channel.sent)
         assert [number for _, number, _ in found] == [1, 2, 3, 4, 5]
@@ -544,6 +550,7 @@ def test_an_interrupt_anywhere_holds_up_no_call_that_has_arrived():
             with interrupt as raised:
                 made.serve()
         except Interrupt:
+            assert began_or_ended(channel, 2)
             return raised
         reads = [sent for sent in channel.at_each_read[1:] if sent]
         assert len(answers(reads[0])) == 2
@@ -562,6 +569,7 @@ def test_an_interrupt_behind_reading_holds_up_no_call_that_has_arrived():
             with interrupt as raised:
                 made.serve()
         except Interrupt:
+            assert began_or_ended(channel, 2)
             return raised
         assert len(answers(channel.at_each_read[1])) == 2
         return raised

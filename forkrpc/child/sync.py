@@ -46,6 +46,7 @@ class Sync:
         self._page, self._words = page, page.words
         self._timed, self._mortal = spec["timed"], spec["mortal"]
         self.inbox = Inbox(channel, spec)
+        self._patience = PATIENT
         self._ended: int | None = None  # exit status, once known
         self.program_gone = False  # or going: what was started here goes too
         self._is_idle = self.copy = False  # copy: was forked from the worker
@@ -68,21 +69,32 @@ class Sync:
     def serve(self) -> int:
         """Execute calls until the end of input; return the exit status."""
         self.replies.begin()
-        left = PATIENT
-        while self._ended is None:
+        raised: list[Any] = []
+        while True:
+            # A signal handler of the user may raise between any two bytecodes.  Every
+            # answer is either stored or still to be made, so the work goes on.
             try:
-                self._turn()
-                left = PATIENT
+                return self._serve_on(raised)
             except ProtocolError:
                 raise  # ends the process, with a traceback
             except Exception:
-                # A signal handler of the user raised between two calls; every answer
-                # is either stored or still to be made, so the work goes on.
-                self.replies.deadline = 1.0  # part of an answer may be left to write
-                left -= 1
-                if not left:
+                raised.append(sys.exc_info())
+                self._patience -= 1
+                if not self._patience:
                     raise  # no signal does that: it is a defect
-                sys.excepthook(*sys.exc_info())
+
+    def _serve_on(self, raised: "list[Any]") -> int:
+        """Tell what was *raised*, and serve.
+
+        The loops are not in the frame with the try: from Python 3.12 on, what is raised
+        as one goes back to its start is not caught there.
+        """
+        while raised:
+            self.replies.deadline = 1.0  # part of an answer may be left to write
+            sys.excepthook(*raised.pop())
+        while self._ended is None:
+            self._turn()
+            self._patience = PATIENT
         self.replies.flush()
         return self._ended
 

@@ -6,6 +6,7 @@ that died and was replaced is no difference.
 """
 
 import collections
+import contextlib
 import gc
 import importlib.util
 import os
@@ -23,11 +24,11 @@ from helpers import (
     descendants,
     open_descriptors,
     process_stat,
-    process_table,
     wait_until,
 )
 
 LIMIT = 5.0  # seconds for what a test left to end by itself
+SOON = 0.1  # seconds of it before garbage is looked for, which takes as long
 
 # Inherited by all that a test starts: tells its orphans from other people's processes.
 MARK = f"FORKRPC_TEST_PROCESS={os.getpid()}"
@@ -125,13 +126,22 @@ class Steady:
         return now - self._since >= self._period
 
 
+_others = set()  # pids of processes that have nothing to do with these tests
+
+
 def family():
     """Return the pids of this process's descendants, and of those that lost it."""
-    table = process_table()
+    pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+    _others.intersection_update(pids)  # a pid that was gone may come again
+    table = {pid: stat for pid in pids - _others if (stat := process_stat(pid))}
     below = set(descendants(os.getpid(), table))
-    for pid, (_, _, start) in table.items():
-        if pid not in below and start >= START and pid != os.getpid() and marked(pid):
+    for pid, (state, _, start) in table.items():
+        if pid in below or pid == os.getpid():
+            continue
+        if start >= START and marked(pid):
             below.add(pid)
+        elif state not in "ZX":
+            _others.add(pid)
     return below
 
 
@@ -194,6 +204,9 @@ def forget_last_error():
 def check_nothing_left(before):
     """Fail with the difference to *before* unless it goes away within the limit."""
     if take_snapshot() == before:
+        return
+    with contextlib.suppress(AssertionError):  # workers that are just ending
+        wait_until(lambda: take_snapshot() == before, SOON, poll=2 * MS)
         return
     forget_last_error()
     gc.collect()

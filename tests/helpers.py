@@ -26,10 +26,10 @@ MS = 0.001
 POLL = 10 * MS
 
 
-def wait_until(condition, limit=5.0, message="the condition"):
+def wait_until(condition, limit=5.0, message="the condition", *, poll=POLL):
     """Poll *condition* until it is true and return its value.
 
-    limit: seconds.  message: text, or a callable that makes it at the end.
+    limit, poll: seconds.  message: text, or a callable that makes it at the end.
     Raise AssertionError at the limit.
     """
     deadline = time.monotonic() + limit
@@ -37,7 +37,7 @@ def wait_until(condition, limit=5.0, message="the condition"):
         if time.monotonic() > deadline:
             text = message() if callable(message) else message
             raise AssertionError(f"not within {limit:g} s: {text}")
-        time.sleep(POLL)
+        time.sleep(poll)
     return value
 
 

@@ -26,7 +26,7 @@ def events():
 @pytest.fixture
 def worker(backend, events):
     with (
-        Forker() as template,
+        Forker().require("asyncio", "streamed") as template,
         template.run(
             RUN[backend],
             backend=backend,

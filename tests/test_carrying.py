@@ -23,7 +23,7 @@ def join(*parts):
 
 @pytest.fixture
 def template():
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         yield template
 
 

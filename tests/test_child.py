@@ -69,7 +69,7 @@ def retire_now():
 def call(function, *args, **options):
     """Call *function* in a new worker; return its result and the events."""
     events = []
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         proxy = template.run(
             function, on_event=lambda *args: events.append(args), **options
         )
@@ -91,7 +91,7 @@ def test_a_worker_is_none_yet_in_init():
 
 
 def test_a_spawned_process_is_none():
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         process = template.spawn(lambda sock: sock.sendall(repr(state()).encode()))
         with process.sock:
             found = process.sock.recv(100)
@@ -105,7 +105,7 @@ def test_events_arrive_in_order_and_flush_tells_that_they_left():
 
 
 def test_a_worker_that_retires_answers_and_ends():
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         proxy = template.run(retire_now)
         result = proxy.call()
 

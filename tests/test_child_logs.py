@@ -15,7 +15,7 @@ from helpers import run_program
 
 @pytest.fixture
 def template():
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         yield template
 
 
@@ -389,10 +389,9 @@ def test_without_logs_the_worker_is_on_its_own():
     assert done.stderr == "worker: info\nworker: warning\n"
 
 
-def test_a_worker_that_logs_nothing_loads_nothing(template):
-    template.eval("import sys\ndef loaded(): return set(sys.modules)")
-
-    loaded = call(template, "loaded")
+def test_a_worker_that_logs_nothing_loads_nothing():
+    with Forker().eval("import sys\ndef loaded(): return set(sys.modules)") as other:
+        loaded = call(other, "loaded")
 
     assert loaded & {"logging", "warnings", "forkrpc.notes"} == set()
 

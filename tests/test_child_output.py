@@ -17,7 +17,7 @@ from helpers import MS, run_program, wait_until
 
 @pytest.fixture
 def template():
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         yield template
 
 

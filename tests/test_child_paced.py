@@ -24,7 +24,7 @@ def tell(seconds):
 @pytest.fixture
 def pool():
     with (
-        Forker() as template,
+        Forker().require(__name__) as template,
         template.pool(work, max=1, idle=1, load=2) as pool,
     ):
         wait_until(lambda: pool.stats()["idle"] == 1, LIMIT)
@@ -58,7 +58,7 @@ def test_time_without_calls_does_not_count(pool):
 
 
 def test_a_plain_proxy_and_an_exact_load_are_not_measured():
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         with template.run(work) as proxy:
             proxy.call(0.01)
             assert proxy._connection.life.spent() == 0

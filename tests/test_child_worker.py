@@ -13,7 +13,7 @@ from helpers import MS, open_descriptors
 
 @pytest.fixture
 def template():
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         yield template
 
 

@@ -55,7 +55,7 @@ def write_garbage():
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_connection") as template:
+    with Forker(name="test_connection").require(__name__) as template:
         template.eval(WORK).ready(LIMIT)
         yield template
 

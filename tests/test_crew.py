@@ -24,7 +24,7 @@ def pid(_=None):
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_crew") as template:
+    with Forker(name="test_crew").require(__name__) as template:
         template.ready(LIMIT)
         yield template
 
@@ -198,7 +198,10 @@ async def block(path):
 def test_a_cancelled_call_of_an_asynchronous_worker_goes_to_no_other(tmp_path):
     first, second = str(tmp_path / "1"), str(tmp_path / "2")
     options = {"max": 1, "load": 10, "backend": "async", "on_error": lambda _: None}
-    with Forker() as template, template.pool(block, **options) as pool:
+    with (
+        Forker().require(__name__) as template,
+        template.pool(block, **options) as pool,
+    ):
         blocked = pool.submit(first)
         wait_until(lambda: os.path.exists(first), LIMIT)
         behind = pool.submit(second)  # sent, and does not begin

@@ -22,7 +22,7 @@ def echo(value):
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_dispatch") as template:
+    with Forker(name="test_dispatch").require(__name__) as template:
         template.ready(LIMIT)
         yield template
 

@@ -123,7 +123,7 @@ async def alate(value):
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_executor") as template:
+    with Forker(name="test_executor").require(__name__) as template:
         template.ready(LIMIT)
         yield template
 

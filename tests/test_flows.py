@@ -19,7 +19,7 @@ def numbers(most):
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_flows") as template:
+    with Forker(name="test_flows").require(__name__) as template:
         template.ready(LIMIT)
         yield template
 

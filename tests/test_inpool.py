@@ -23,8 +23,28 @@ from forkrpc import (
 
 LIMIT = 20.0  # seconds; much more than it takes
 
-both = pytest.mark.parametrize("make", [Forker, Forker.inline])
+both = pytest.mark.parametrize("make", ["forked", "inline"], indirect=True)
 here = Forker.inline
+
+
+@pytest.fixture(scope="module")
+def template():
+    with Forker().require(__name__) as template:
+        yield template
+
+
+@pytest.fixture
+def make(request, template):
+    made = []
+
+    def fork():
+        made.append(template.fork())
+        return made[-1]
+
+    yield fork if request.param == "forked" else here
+    for each in made:
+        each.close()
+
 
 begun = []
 

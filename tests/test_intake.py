@@ -33,7 +33,7 @@ def sleep(seconds):
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_intake") as template:
+    with Forker(name="test_intake").require(__name__) as template:
         template.ready(LIMIT)
         yield template
 
@@ -72,7 +72,8 @@ def test_a_class_of_the_program_reaches_every_worker():
         return Point(point.x + 1)
 
     options = {"max": 3, "load": 1, "start": 0}
-    with Forker() as template, template.pool(shifted, **options) as pool:
+    template = Forker().require(__name__)
+    with template, template.pool(shifted, **options) as pool:
         futures = [pool.submit(Point(1)) for _ in range(30)]
         points = [each.result(20) for each in futures]
         print({type(point) is Point for point in points}, sum(p.x for p in points))

@@ -403,22 +403,23 @@ STORM = """
     signal.signal(signal.SIGALRM, on_alarm)
     interrupted, futures, registered = 0, [], 0
     for number in range(rounds):
-        signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 40 / 8000)
         try:
-            mine = bytearray(value)
-            mine[0] = number % 256
-            if number % 3 == 0:
-                result = proxy.call("echo", mine)
-                assert result == mine
-            elif number % 3 == 1:
-                futures.append((number % 256, proxy.submit("echo", mine)))
-            else:
-                proxy("echo", [number, mine], answers.append)
-            mine.clear()
-        except KeyboardInterrupt:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 40 / 8000)
+                mine = bytearray(value)
+                mine[0] = number % 256
+                if number % 3 == 0:
+                    result = proxy.call("echo", mine)
+                    assert result == mine
+                elif number % 3 == 1:
+                    futures.append((number % 256, proxy.submit("echo", mine)))
+                else:
+                    proxy("echo", [number, mine], answers.append)
+                mine.clear()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:  # also one that came as the timer was stopped
             interrupted += 1
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
     for first, future in futures:
         result = future.result(20)
         assert result[0] == first and result[1:] == value[1:]

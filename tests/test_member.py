@@ -19,7 +19,7 @@ def tell(number):
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_member") as template:
+    with Forker(name="test_member").require(__name__) as template:
         template.ready(LIMIT)
         yield template
 

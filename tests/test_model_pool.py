@@ -173,7 +173,7 @@ steps = st.lists(
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_model_pool") as template:
+    with Forker(name="test_model_pool").require(__name__) as template:
         template.ready(LIMIT)
         yield template
 

@@ -85,7 +85,7 @@ async def alate(value):
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_pool") as template:
+    with Forker(name="test_pool").require(__name__) as template:
         template.ready(LIMIT)
         yield template
 
@@ -143,7 +143,10 @@ def test_a_queued_stream_that_is_closed_never_starts(template):
 
 def test_asynchronous_workers():
     options = {"max": 2, "load": 10, "backend": "async"}
-    with Forker() as template, template.pool(alate, **options) as pool:
+    with (
+        Forker().require(__name__) as template,
+        template.pool(alate, **options) as pool,
+    ):
         futures = [pool.submit(number) for number in range(100)]
         assert [each.result(LIMIT) for each in futures] == list(range(100))
 
@@ -411,7 +414,7 @@ def test_kill_fails_what_there_is(template):
 
 
 def test_a_pool_goes_on_when_its_template_is_closed():
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         pool = template.pool(double, max=2, start=0)
     with pool:
         assert [pool.submit(1).result(LIMIT) for _ in range(3)] == [2, 2, 2]

@@ -12,7 +12,7 @@ LIMIT = 20.0  # seconds; much more than it takes
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_poolview") as template:
+    with Forker(name="test_poolview").require(__name__) as template:
         template.ready(LIMIT)
         yield template
 

@@ -36,7 +36,7 @@ def limits():
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_starting") as template:
+    with Forker(name="test_starting").require(__name__) as template:
         template.eval(WORK).ready(LIMIT)
         yield template
 
@@ -309,7 +309,7 @@ def test_the_program_reads_as_much_at_once_as_was_asked(backend, options, size):
         sizes.append(size)
         raise BlockingIOError
 
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         with template.run("operator.neg", backend=backend, **options) as proxy:
             pass
         with pytest.raises(BlockingIOError):  # nobody else reads any more

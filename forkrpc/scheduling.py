@@ -241,8 +241,12 @@ class Scheduler:
         starting = sum(1 for place in counted if not place.up)
         waits = backlog > 0 and self.next_block(backlog) is None
         free = sum(1 for place in counted if not (place.load or place.leaving))
+        self._vacant = [each for each in self._vacant if now - each < self._stop]
+        at_work = backlog > 0 or any(place.load for place in counted)
         needed = max(
-            ceil(backlog / self._load) - starting if waits else 0, self._idle - free
+            ceil(backlog / self._load) - starting if waits else 0,
+            self._idle - free,
+            len(self._vacant) if at_work else 0,  # who was needed will be
         )
         if needed <= 0:
             self._waiting = None
@@ -262,7 +266,6 @@ class Scheduler:
 
     def _now_of(self, needed: int, counted: int, now: float) -> int:
         """Return how many of the workers that are needed are to be started now."""
-        self._vacant = [each for each in self._vacant if now - each < self._stop]
         if not self._start or self._spares:
             return needed
         at_once = max(1 if not counted else 0, self._idle - counted, len(self._vacant))

@@ -229,6 +229,16 @@ def test_a_dead_worker_is_replaced_at_once():
     assert made.to_start(3, 0.01) == 1
 
 
+@pytest.mark.parametrize(("busy", "replaced"), [(1, 2), (0, 0)])
+def test_the_dead_are_replaced_while_there_is_work_though_no_call_waits(busy, replaced):
+    made, (first, second, third) = with_workers(3, most=3)
+    made.given(first, busy)
+    made.ended(second, 0.01)
+    made.ended(third, 0.01)
+
+    assert made.to_start(0, 0.01) == replaced
+
+
 def test_spares_are_ahead_of_calls_and_no_more_run_than_may():
     made = scheduler(most=2, load=1, calls=1, spares=3)
     assert made.to_start(0, 0.0) == 3

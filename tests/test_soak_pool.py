@@ -157,7 +157,7 @@ def test_workers_are_killed_at_random_for_minutes(caplog):
     caplog.set_level(logging.ERROR, "forkrpc")  # not of idle workers
     chance = random.Random(5)
     options = {"max": WORKERS, "idle": WORKERS, "start": 0}
-    with Forker() as template:
+    with Forker().require(__name__) as template:
         pool = template.pool(
             work, on_error=lambda error: errors.update([type(error)]), **options
         )

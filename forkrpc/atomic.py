@@ -8,7 +8,7 @@ A step must not run Python code, nor release what does.
 import operator
 from collections import deque
 from functools import partial
-from itertools import repeat
+from itertools import islice, repeat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,18 @@ def together(
 def doing(steps: "Iterable[Callable[[], object]]") -> "Iterator[object]":
     """Return an iterator for `drop` that takes such steps as `at_once` does."""
     return map(_call, steps)
+
+
+def oldest(queue: "deque[Any]", count: int) -> "list[Any]":
+    """Return the *count* leftmost items, or as many as there are; they stay there.
+
+    Other threads may append meanwhile, but nobody may take items out.
+    """
+    while True:
+        try:
+            return list(islice(queue, count))
+        except RuntimeError:  # one appended between these two calls into C
+            pass
 
 
 def leftmost(queue: "deque[Any]", count: int) -> "Iterator[Any]":

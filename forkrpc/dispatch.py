@@ -7,7 +7,7 @@ at a time, under a lock.  Whatever an interrupt leaves undone, the next tick doe
 from _thread import get_ident
 from collections import deque
 from functools import partial
-from itertools import islice, repeat
+from itertools import repeat
 from math import inf
 from threading import main_thread
 from time import monotonic
@@ -134,7 +134,7 @@ class Dispatch(Intake):
         session.varied = True
         if self.limited:
             member.has_limits()
-        staged = list(islice(own.unsent, 2 * count))
+        staged = atomic.oldest(own.unsent, 2 * count)
         kept: list[Any] = []
         holders: list[Any] = []
         rings: list[Any] = []

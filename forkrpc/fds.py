@@ -9,9 +9,8 @@ import os
 import sys
 from collections import deque
 from functools import partial
-from itertools import islice
 
-from .atomic import at_once, drop, leftmost, together
+from .atomic import at_once, drop, leftmost, oldest, together
 from .parts import owned
 
 TYPE_CHECKING = False
@@ -134,7 +133,7 @@ class Outbox:
         """Write once, several entries; *done* bytes of the first were taken."""
         views = [memoryview(self.frames[0][0])[done:]]
         handles = self.frames[0][1]
-        for data, others in islice(self.frames, 1, MOST_GATHERED):
+        for data, others in oldest(self.frames, MOST_GATHERED)[1:]:
             if others or handles:
                 break
             views.append(memoryview(data))

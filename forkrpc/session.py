@@ -10,7 +10,6 @@ call is in exactly one place, and settles exactly once.
 from _queue import SimpleQueue
 from collections import deque
 from functools import partial
-from itertools import islice
 
 from . import atomic, wire
 from .awaiter import CALLBACKS, Awaiter, Withdrawn, is_withdrawn, numbering
@@ -271,7 +270,7 @@ class Session:
         failed: whether there may be a Failure among the outcomes.
         """
         pending, count = self.pending, len(outcomes)
-        targets: Any = list(islice(pending, count))
+        targets: Any = atomic.oldest(pending, count)
         settles: Sequence[Callable[[Any], object]] = ()
         settled: Sequence[Any] = ()
         if not CALLBACKS.issuperset(map(type, targets)) or (

@@ -15,11 +15,16 @@ class Interrupt(Exception):
     """What the signal handler of some user might raise."""
 
 
+def throw():
+    raise Interrupt
+
+
 @contextlib.contextmanager
-def interrupt_before(bytecode, module):
+def interrupt_before(bytecode, module, do=throw):
     """Raise Interrupt once, before the bytecode of that number in *module*.
 
-    Yields a list that is not empty once it was raised.
+    do: what else is done there, as another thread might.
+    Yields a list that is not empty once that was done.
     """
     left, raised = bytecode, []
 
@@ -32,7 +37,7 @@ def interrupt_before(bytecode, module):
             left -= 1
             if left < 0:
                 raised.append(True)
-                raise Interrupt
+                do()
         return trace
 
     before = sys.gettrace()
@@ -44,15 +49,16 @@ def interrupt_before(bytecode, module):
         sys.settrace(before)
 
 
-def interrupt_everywhere(attempt, module):
+def interrupt_everywhere(attempt, module, do=throw):
     """Call *attempt* with an interrupt before the 1st, 2nd ... bytecode of *module*.
 
     attempt: called with the context manager `interrupt_before`, to be entered around
     what is to be interrupted; returns what that yielded.
+    do: as there.
     Returns how many bytecodes there were.
     """
     for bytecode in itertools.count():
-        if not attempt(interrupt_before(bytecode, module)):
+        if not attempt(interrupt_before(bytecode, module, do)):
             return bytecode
     raise AssertionError  # not reached
 

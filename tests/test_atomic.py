@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from forkrpc import atomic
 from helpers import MS
-from interrupts import Interrupt
+from interrupts import Interrupt, interrupt_everywhere
 
 
 def test_steps_that_are_executed_at_once_are_not_torn_by_a_signal_handler():
@@ -81,6 +81,23 @@ def test_python_3_10_does_as_much_in_one_step(monkeypatch):
 
     assert taken == [0, 1, 2]
     assert list(queue) == [3]
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, 9])
+def test_the_oldest_are_found_whenever_another_thread_appends(count):
+    queue = deque()
+
+    def attempt(append):
+        queue.clear()
+        queue.extend([1, 2, 3])
+        with append as appended:
+            found = atomic.oldest(queue, count)
+        assert found in ([1, 2, 3][:count], [1, 2, 3, 4][:count])
+        assert list(queue) == [1, 2, 3, *[4 for _ in appended]]
+        return appended
+
+    append = partial(queue.append, 4)
+    assert interrupt_everywhere(attempt, atomic, append) > 5
 
 
 def test_steps_without_arguments_are_done_among_the_others():

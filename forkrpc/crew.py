@@ -114,7 +114,9 @@ class Crew(Dispatch):
         self._ending.append(member)
         member.ended.tell(_Bell(self))
         if not member.was_asked(lost):
-            refused = not death.timed_out and self._died(death, now)
+            # Who was useful and is killed with nothing to do is no bad sign.
+            counts = not death.timed_out and (lost or not member.place.proven)
+            refused = counts and self._died(death, now)
             if refused or lost or death.timed_out or death.setup is not None:
                 member.tell_error(death.error_of(death.timed_out))
             else:

@@ -24,16 +24,27 @@ class Place:
     since: when it last became idle.
     spent: seconds for which it had executed calls, when that was last looked at.
     done: calls that it has answered since.
+    proven: it has answered some.
     """
 
-    __slots__ = ("done", "leaving", "left", "load", "number", "since", "spent", "up")
+    __slots__ = (
+        "done",
+        "leaving",
+        "left",
+        "load",
+        "number",
+        "proven",
+        "since",
+        "spent",
+        "up",
+    )
 
     def __init__(self, number: int, left: float, now: float) -> None:
         self.number = number
         self.left = left
         self.load = self.done = 0
         self.spent = 0.0
-        self.up = self.leaving = False
+        self.up = self.leaving = self.proven = False
         self.since = now
 
     def __repr__(self) -> str:
@@ -119,6 +130,7 @@ class Scheduler:
         if done <= 0:
             return  # more, where an interrupt came between giving and telling
         place.done += done
+        place.proven = True
         if spent > place.spent:
             pace = (spent - place.spent) / place.done
             place.spent, place.done = spent, 0

@@ -316,6 +316,19 @@ def test_three_deaths_without_an_answer_fail_what_waits(template):
         assert pool.call(1) == 1
 
 
+def test_idle_workers_that_are_killed_are_no_bad_sign(template):
+    with template.pool(sleep, max=4, idle=4, load=1, start=0) as pool:
+        wait_until(lambda: pool.stats()["idle"] == 4, LIMIT)
+        futures = [pool.submit(0.2) for _ in range(4)]
+        known = {each.result(LIMIT) for each in futures}
+        assert len(known) == 4
+        for each in known:
+            os.kill(each, signal.SIGKILL)
+        wait_until(lambda: known.isdisjoint(pool.pids), LIMIT)
+
+        assert pool.call(0) not in known
+
+
 def test_the_limit_of_a_call(template):
     with template.pool(sleep, max=1, timeout=0.1, load=2) as pool:
         slow, quick = pool.submit(600), pool.submit(0)

@@ -4,7 +4,8 @@ One call with CHUNK in its flags executes the function once for each item of the
 Only pickles of the library's own travel so, between two that trust each other.
 
     call      a pickled (starred, plain, items)
-    answer    f64: the seconds that it took; then a pickled (plain, results, error)
+    answer    f64: the seconds that it took; then a pickled
+              ([(plain, results), ...], error)
 
 plain: nobody can change any of the items, or results.  They stand there as they are;
 bytes in their place are a marshalled list of numbers.  Otherwise each is a body of its
@@ -84,10 +85,10 @@ def items_of(call: "Buffer") -> "tuple[bool, bool, Sequence[Any]]":
 
 
 def answer_of(
-    results: "Sequence[Any]", error: "bytes | None", seconds: float, *, plain: bool
+    pieces: "list[tuple[bool, Sequence[Any]]]", error: "bytes | None", seconds: float
 ) -> bytes:
-    """Return the answer; *results* as the items of `call_of`."""
-    return _SECONDS.pack(seconds) + dumps((plain, results, error), PROTOCOL)
+    """Return the answer; pieces: (plain, results), those as the items of `call_of`."""
+    return _SECONDS.pack(seconds) + dumps((pieces, error), PROTOCOL)
 
 
 def seconds_of(answer: bytes) -> float:
@@ -96,9 +97,12 @@ def seconds_of(answer: bytes) -> float:
     return seconds
 
 
-def results_of(answer: bytes) -> "tuple[bool, list[Any], bytes | None]":
-    """Return (plain, results, error) of an answer."""
-    plain, results, error = loads(memoryview(answer)[_SECONDS.size :])
-    if type(results) is bytes:
-        results = marshal_loads(results)
-    return plain, results, error
+def results_of(
+    answer: bytes,
+) -> "tuple[list[tuple[bool, list[Any]]], bytes | None]":
+    """Return ([(plain, results), ...], error) of an answer."""
+    pieces, error = loads(memoryview(answer)[_SECONDS.size :])
+    for at, (plain, results) in enumerate(pieces):
+        if type(results) is bytes:
+            pieces[at] = plain, marshal_loads(results)
+    return pieces, error

@@ -201,11 +201,11 @@ class Jobs:
         lists: list[list[Any]] = [[]]
         failure, used = None, 0
         for job in ready:
-            results, failure = self._results_of(job)
+            found, failure = self._results_of(job)
             if job.alone:
-                lists[-1] += results
+                lists[-1] += found[0]
             else:
-                lists.append(results)
+                lists += found
             used += 1
             if failure is not None:
                 break
@@ -223,20 +223,27 @@ class Jobs:
         if ended:
             self.stop()
 
-    def _results_of(self, job: Job) -> "tuple[list[Any], Failure | None]":
+    def _results_of(self, job: Job) -> "tuple[list[list[Any]], Failure | None]":
+        """Return lists of results, one of a call that is alone, and the failure."""
         outcome = job.outcome
         if isinstance(outcome, Failure):
-            return [], outcome
+            return [[]], outcome
         if job.alone:
-            return [outcome], None
-        plain, results, error = results_of(outcome)  # type: ignore[arg-type]
-        if not plain:
-            results, failure = self._loaded(results, job.first)
+            return [[outcome]], None
+        lists: list[list[Any]] = []
+        place = job.first
+        pieces, error = results_of(outcome)  # type: ignore[arg-type]
+        for plain, results in pieces:
+            found, failure = results, None
+            if not plain:
+                found, failure = self._loaded(results, place)
+            lists.append(found)
+            place += len(found)
             if failure is not None:
-                return results, failure
+                return lists, failure
         if error is None:
-            return results, None
-        return results, self._loader.error(error, job.first + len(results))
+            return lists, None
+        return lists, self._loader.error(error, place)
 
     def _loaded(
         self, bodies: "list[Any]", first: int

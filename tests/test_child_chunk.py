@@ -32,9 +32,10 @@ def execute(function, items, *, starred=False, made=None):
         call = chunks.call_of(found, starred=starred, plain=True)
     answer = made.execute(*made.load(codec_(), call))
     assert chunks.seconds_of(answer) > 0
-    plain, results, error = chunks.results_of(answer)
-    if not plain:
-        results = [pickle.loads(body)[0] for body in results]
+    pieces, error = chunks.results_of(answer)
+    results = []
+    for plain, found in pieces:
+        results += found if plain else [pickle.loads(body)[0] for body in found]
     if error is not None:
         packed = pickle.loads(error)
         error = outcome.unpack(packed, lambda body: pickle.loads(body)[0])
@@ -107,7 +108,7 @@ def test_an_argument_that_does_not_load_fails_alone():
     made = Chunks(Worker(lambda item: item), wire.LIMIT)
     bodies = [pickle.dumps((1,)), b"garbage", pickle.dumps((2,))]
     answer = made.execute(codec_(), chunks.call_of(bodies, starred=True, plain=False))
-    _, results, error = chunks.results_of(answer)
+    [(_, results)], error = chunks.results_of(answer)
 
     assert list(results) == [1]
     assert "arguments cannot be loaded" in pickle.loads(error)[1]
@@ -142,7 +143,46 @@ def test_a_signal_behind_the_last_item_fails_that(monkeypatch):
     assert str(error) == "signal"
 
 
-def test_a_copy_executes_no_other_item():
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(chunk, "PIECE", 3)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("items", [range(10), [1.5] * 9, ["a"] * 3, [[1]] * 7])
+def test_pieces_of_a_chunk_have_their_results_in_order(items):
+    assert execute(lambda item: item, items) == (list(items), None)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("place", [2, 3, 8])
+def test_an_item_that_fails_costs_the_pieces_behind_it(place):
+    executed = []
+
+    def function(item):
+        executed.append(item)
+        return item if item != place else 1 // 0
+
+    results, error = execute(function, range(9))
+
+    assert results == list(range(place))
+    assert type(error) is ZeroDivisionError
+    assert executed == list(range(place + 1))
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("place", [2, 3, 8])
+def test_a_result_that_can_be_changed_may_come_in_any_piece(place):
+    results, error = execute(lambda n: n if n < place else [n], range(9))
+
+    assert error is None
+    assert results == [n if n < place else [n] for n in range(9)]
+
+
+@pytest.mark.parametrize("piece", [2, 3, 4, 20])
+@pytest.mark.parametrize("items", [range(10), list(range(10))])
+def test_a_copy_executes_no_other_item(piece, items, monkeypatch):
+    monkeypatch.setattr(chunk, "PIECE", piece)
     executed = []
 
     def function(item):
@@ -152,6 +192,6 @@ def test_a_copy_executes_no_other_item():
         return item
 
     made = Chunks(Worker(function), wire.LIMIT)
-    execute(function, range(10), made=made)
+    execute(function, items, made=made)
 
     assert executed == [0, 1, 2]

@@ -674,7 +674,10 @@ def test_a_chunk_is_one_call_of_many_items():
     assert [each[:2] for each in found] == [(wire.RESULT, n) for n in (1, 2, 3)]
     assert found[1][2] == "4"
     results = [chunks.results_of(found[n][2]) for n in (0, 2)]
-    assert results == [(True, ["1", "2", "3"], None), (True, ["0", "1"], None)]
+    assert results == [
+        ([(True, ["1", "2", "3"])], None),
+        ([(True, ["0", "1"])], None),
+    ]
 
 
 def test_a_chunk_with_an_item_that_asks_for_the_end_has_no_answer():

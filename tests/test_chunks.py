@@ -86,17 +86,18 @@ def test_other_items_are_no_plain_tuples(item):
 @pytest.mark.parametrize("error", [None, b"told"])
 @pytest.mark.parametrize("results", [[1, 2, 3], ["a", None], []])
 def test_an_answer_comes_back(results, error):
-    answer = chunks.answer_of(chunks.plain(results), error, 0.25, plain=True)
+    pieces = [(True, chunks.plain(results)), (True, chunks.plain([7]))]
+    answer = chunks.answer_of(pieces, error, 0.25)
 
     assert chunks.seconds_of(answer) == 0.25
-    assert chunks.results_of(answer) == (True, results, error)
+    assert chunks.results_of(answer) == ([(True, results), (True, [7])], error)
 
 
 def test_bodies_stay_bodies():
     bodies = [pickle.dumps(([n],)) for n in range(3)]
 
     call = chunks.call_of(bodies, starred=True, plain=False)
-    answer = chunks.answer_of(bodies, None, 0.0, plain=False)
+    answer = chunks.answer_of([(False, bodies)], None, 0.0)
 
     assert chunks.items_of(call) == (True, False, bodies)
-    assert chunks.results_of(answer) == (False, bodies, None)
+    assert chunks.results_of(answer) == ([(False, bodies)], None)

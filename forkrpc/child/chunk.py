@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice, starmap
 from time import perf_counter
 
+from ..atomic import drop
 from ..chunks import answer_of, items_of, plain
 from .bodies import error_body, load_arguments, refuse
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     Function = Callable[..., Any]
 
 
+PIECE = 8192  # items whose results are packed while they are in the cache
+
+
 class Chunks:
     """What a blocking worker makes of chunks.  limit: bytes of a result."""
 
@@ -29,7 +33,8 @@ class Chunks:
         self._worker = worker
         self._limit = limit
         self._plain = True  # all results so far
-        self._items: list[Any] = []  # of the chunk that is being executed
+        self._pieces: list[Any] = []  # of the chunk that is being executed
+        self._items: Iterator[Any] = iter(())  # of the piece
 
     def load(self, codec: "Codec", body: "Any") -> "tuple[Codec, Any]":
         """Return the arguments for `execute`."""
@@ -39,13 +44,31 @@ class Chunks:
         """Return the answer to a chunk.  Raise SystemExit, of an item."""
         begun = perf_counter()
         starred, bare, items = items_of(body)
-        self._items = items = list(items)
-        count, function = len(items), self._worker.function
-        calls = _calls(function, codec, items, starred=starred, bare=bare)
+        places = range(0, len(items), PIECE)
+        self._pieces = [items[at : at + PIECE] for at in places]
+        calls_of = partial(
+            _calls, self._worker.function, codec, starred=starred, bare=bare
+        )
+        done: list[Any] = []
+        error = None
+        for piece in self._pieces:
+            self._items = iter(piece)
+            calls = calls_of(self._items)
+            found, failure = self._results(codec, calls, len(piece))
+            done.append((self._plain, found))
+            if failure is not None:
+                error = error_body(codec, failure, self._limit)
+                break
+        return answer_of(done, error, perf_counter() - begun)
+
+    def _results(
+        self, codec: "Codec", calls: "Iterator[Any]", count: int
+    ) -> "tuple[Sequence[Any], BaseException | None]":
+        """Return what a piece has in the answer, and what ended it early."""
         results: list[Any] = []
         failure = None
         if self._plain:
-            failure = _extend(results, islice(calls, 1), min(1, count))
+            failure = _extend(results, islice(calls, 1), 1)
             self._plain = plain(results) is not None
             if failure is None and self._plain:
                 failure = _extend(results, calls, count)
@@ -59,11 +82,8 @@ class Chunks:
             found = results
         if failure is not None and len(results) == count:
             # A signal's handler raised it, behind the last call.
-            found = results = results[:-1]
-        error = None
-        if failure is not None:
-            error = error_body(codec, failure, self._limit)
-        return answer_of(found, error, perf_counter() - begun, plain=self._plain)
+            found = results[:-1]
+        return found, failure
 
     def _body(self, codec: "Codec", result: object) -> bytes:
         body = codec.dump((result,))
@@ -73,13 +93,14 @@ class Chunks:
 
     def become_copy(self) -> None:
         """Leave out the items behind the one that has forked this process."""
-        self._items.clear()
+        self._pieces.clear()
+        drop(self._items)
 
 
 def _calls(
     function: "Function",
     codec: "Codec",
-    items: "Sequence[Any]",
+    items: "Iterable[Any]",
     *,
     starred: bool,
     bare: bool,

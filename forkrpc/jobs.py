@@ -104,8 +104,10 @@ class Jobs:
     def has_room(self) -> bool:
         """Return whether another job may be under way."""
         most, workers = self.feed.most, self.feed.workers
-        if most is None:
-            most = UNDER_WAY if self._chunked else 1 + self._pacing.size(None)
+        if most is None and not self._chunked:
+            most = 1 + self._pacing.size(None)
+        elif most is None:  # while chunks grow, a second one of a size is a waste
+            most = UNDER_WAY if self._pacing.settled else 1
         under_way = self._put - self._answered
         ahead = max(AHEAD, 2 * most) * workers
         return under_way < most * workers and len(self._jobs) < ahead
@@ -184,6 +186,8 @@ class Jobs:
             now = perf_counter()
             self._pacing.note(singles, now - self._since)
             self._since = now
+        elif singles:
+            self._pacing.settled = True  # so long that they are calls of their own
 
     def _ready(self) -> "list[Job]":
         """Return the jobs whose turn it is."""

@@ -127,7 +127,7 @@ def map_over(
     """Return the results of the function of *feed* for the items of *iterables*.
 
     starred: each item of the only iterable is a tuple of arguments.  chunksize: items
-    that share one call; "auto": as many as take about 1 ms.  ordered: results come in
+    that share one call; "auto": as many as take 1 to 4 ms.  ordered: results come in
     the order of the items, else in that of completion.  progress: show a bar.  Raise
     TypeError or ValueError for what is none of these, ImportError for a missing tqdm.
     """

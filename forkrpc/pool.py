@@ -62,7 +62,7 @@ class Pool(Proxy):
 
         As the builtin `map`, and as lazy: items are taken and called no further ahead
         of who takes the results than keeps the workers busy.  chunksize: items that
-        share one call, so that tiny ones are quick; "auto": as many as take about 1 ms.
+        share one call, so that tiny ones are quick; "auto": what takes 1 to 4 ms.
         ordered: results come in the order of the items, else as they are completed.
         progress: show a bar (needs tqdm).  An item that fails raises in its place;
         that, closing or dropping the iterator cancels what has not started.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from forkrpc import ClosedError, jobs
 from forkrpc.jobs import Jobs
 from forkrpc.loading import Failure
-from forkrpc.making import Inbox
+from forkrpc.making import LARGE, Inbox
 from forkrpc.source import source_of
 from worklike import Feedlike
 
@@ -44,6 +44,33 @@ def test_as_many_jobs_are_under_way_as_keep_the_workers_busy():
         assert len(feed.queued) == jobs.UNDER_WAY * workers
         assert not made.step(END)
         assert len(feed.queued) == jobs.UNDER_WAY * workers
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_while_chunks_grow_each_worker_has_one(workers, monkeypatch):
+    monkeypatch.setattr(jobs, "SLOW", math.inf)  # however busy the machine is
+    feed = Feedlike(double, workers)
+    made = start(feed, itertools.count())
+
+    assert not made.step(END)
+    assert len(feed.queued) == workers
+    made._pacing.note(1000, 1e-3)
+    assert not made.step(END)
+    assert len(feed.queued) == jobs.UNDER_WAY * workers
+
+
+def test_long_items_are_calls_of_their_own_and_as_many(monkeypatch):
+    monkeypatch.setattr(jobs, "SLOW", math.inf)
+    feed = Feedlike(len)
+    made = start(feed, [bytearray(2 * LARGE)] * 9)
+
+    assert not made.step(END)
+    assert len(feed.queued) == 1
+    feed.answer()
+    made.step(END)
+    assert results_of(made) == [2 * LARGE]
+    assert not made.step(END)
+    assert len(feed.queued) == jobs.UNDER_WAY
 
 
 def test_results_are_handed_over_in_order():

@@ -13,15 +13,44 @@ def test_the_first_chunk_has_one_item():
     assert Pacing(2).size(1000) == 1
 
 
+def grown(workers, pace):
+    """Return what has measured chunks of items that take *pace* seconds."""
+    made = Pacing(workers)
+    for _ in range(10):
+        count = made.size(10**9)
+        made.note(count, pacing.OWN + count * pace)
+    return made
+
+
 def test_chunks_grow_until_they_take_long_enough():
     pace, sizes = 1e-7, []
     made = Pacing(2)
     for _ in range(10):
         sizes.append(made.size(None))
-        made.note(sizes[-1], sizes[-1] * pace)
+        made.note(sizes[-1], pacing.OWN + sizes[-1] * pace)
 
     assert sizes[:3] == [1, pacing.GROWTH, pacing.GROWTH**2]
     assert sizes[-1] == pytest.approx(pacing.ENOUGH / pace, rel=0.01)
+
+
+def test_chunks_are_longer_where_many_items_are_left():
+    made = grown(2, 1e-7)
+
+    assert made.size(None) == pytest.approx(pacing.ENOUGH / 1e-7, rel=0.01)
+    assert made.size(10**9) == pytest.approx(pacing.LONGEST / 1e-7, rel=0.01)
+    assert made.size(80_000) == 80_000 // (2 * pacing.SHARE)
+
+
+def test_it_is_settled_when_a_chunk_has_taken_long_enough_to_tell():
+    made = Pacing(2)
+    made.note(1, pacing.TELLING / 2)
+    assert not made.settled
+    made.note(10, pacing.TELLING)
+    assert made.settled
+    made.note(1, 1e-6)
+
+    assert made.settled
+    assert Pacing(2, 7).settled
 
 
 def test_slow_items_are_sent_one_by_one():
@@ -34,13 +63,12 @@ def test_slow_items_are_sent_one_by_one():
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_the_end_is_shared_evenly(workers):
-    made = Pacing(workers)
-    for _ in range(10):
-        made.note(made.size(None), 1e-4 * made.size(None))
-    size = made.size(None)
+    made = grown(workers, 1e-4)
+    least = pacing.LEAST / 1e-4 + 1
 
-    assert made.size(1_000_000) == size
-    assert made.size(4 * workers * 5) <= max(5, pacing.LEAST / 1e-4 + 1)
+    assert made.size(1_000_000) == pytest.approx(pacing.LONGEST / 1e-4, abs=1)
+    assert made.size(pacing.SHARE * workers * 20) == 20
+    assert made.size(pacing.SHARE * workers * 2) <= least
     assert made.size(0) >= 1
 
 

@@ -7,6 +7,9 @@ Only pickles of the library's own travel so, between two that trust each other.
     answer    f64: the seconds that it took; then a pickled
               ([(plain, results), ...], error)
 
+The time is that of the processor if nothing else was waited for: by how busy others
+keep it, later chunks are not to be judged.
+
 plain: nobody can change any of the items, or results.  They stand there as they are;
 bytes in their place are a marshalled list of numbers.  Otherwise each is a body of its
 own, as of a call: objects that two of them share must not become one object there.

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import time
 
 import pytest
 
@@ -141,6 +142,23 @@ def test_a_signal_behind_the_last_item_fails_that(monkeypatch):
     assert raised == [True]
     assert results == [0, 1]
     assert str(error) == "signal"
+
+
+def seconds(function):
+    """Return how long a chunk of one item is told to have taken."""
+    call = chunks.call_of(range(1), starred=False, plain=True)
+    made = Chunks(Worker(function), wire.LIMIT)
+    return chunks.seconds_of(made.execute(codec_(), call))
+
+
+def test_the_time_in_which_an_item_waits_counts():
+    assert seconds(lambda _: time.sleep(0.05)) >= 0.05
+
+
+def test_the_time_in_which_others_have_the_processor_does_not(monkeypatch):
+    monkeypatch.setattr(chunk, "_waits", lambda: 0)  # as if it had been taken away
+
+    assert 0 < seconds(lambda _: time.sleep(0.05)) < 0.05
 
 
 @pytest.fixture

@@ -60,7 +60,8 @@ class Chunks:
                 error = error_body(codec, failure, self._limit)
                 break
         took = perf_counter() - begun
-        if _waits() == waits:  # when it did not run, others had the processor
+        if waits is not None and _waits() == waits:
+            # When it did not run, others had the processor.
             took = thread_time() - used
         return answer_of(done, error, took)
 
@@ -100,11 +101,15 @@ class Chunks:
         drop(self._items)
 
 
-def _waits() -> int:
-    """Return how often this thread has waited for anything but a processor."""
-    from resource import RUSAGE_THREAD, getrusage
+def _waits() -> "int | None":
+    """Return how often this thread has waited for anything but a processor.
 
-    return getrusage(RUSAGE_THREAD).ru_nvcsw
+    None where the system does not tell: Linux does, by getrusage(2).
+    """
+    import resource
+
+    who = getattr(resource, "RUSAGE_THREAD", None)
+    return None if who is None else resource.getrusage(who).ru_nvcsw
 
 
 def _calls(

@@ -62,6 +62,7 @@ def calls_per_second(
 
     ``values(n)`` makes the arguments of n calls, before the clock runs.
     """
+    flood_seconds(send, values(1))  # the worker's start is no part of a rate
     count = FIRST_FLOOD
     while True:
         elapsed = flood_seconds(send, values(count))

@@ -37,7 +37,8 @@ class Overlapping(Session):
 
     answers = frozenset([wire.RESULT, wire.ERROR, wire.CANCEL])
     in_order = False
-    _begun: "Callable[[], int]" = int  # returns the id of the call begun last
+    # Returns the id of the call begun last.  ValueError: the worker has ended.
+    _begun: "Callable[[], int]" = int
 
     def __init__(self, name: str, limit: int, size: int = wire.SIZE) -> None:
         super().__init__(name, limit, size)
@@ -46,18 +47,28 @@ class Overlapping(Session):
         self._looked: set[int] = set()  # calls whose results were read from the page
 
     def follow(self, life: "Life") -> None:
-        self._begun = life.begun
+        self._begun = life.begun_word()
 
     def _ahead(self) -> int:
         """Return how many calls were sent and have not begun."""
-        return max(0, self.last[0] - self._begun())
+        try:
+            return max(0, self.last[0] - self._begun())
+        except ValueError:
+            return 0
 
     @property
     def gather(self) -> int:
-        """As of Session; reckoned at each call, for others begin without an answer."""
+        """As of Session; reckoned at each call, for others begin without an answer.
+
+        So it is `_ahead` written out.
+        """
         if self.blocked or not self._gather:
             return NEVER if self.blocked else 0
-        return 2 * min(self._ahead() or 1, MOST_CALLS)
+        try:
+            ahead = self.last[0] - self._begun()
+        except ValueError:
+            return 0
+        return 2 * MOST_CALLS if ahead > MOST_CALLS else 2 * ahead if ahead > 1 else 2
 
     @gather.setter
     def gather(self, gather: int) -> None:

@@ -33,8 +33,8 @@ class Life:
     def __init__(self, begun=0, held=()):
         self._begun, self._held = begun, held
 
-    def begun(self):
-        return self._begun
+    def begun_word(self):
+        return lambda: self._begun
 
     def scattered(self):
         return list(self._held)
@@ -282,6 +282,22 @@ def test_the_worker_is_ahead_by_what_it_has_not_begun():
     assert session.gather == 2
     assert not session.must_send()
     session.unsent.extend((1, print))
+    assert session.must_send()
+
+
+def test_once_the_worker_has_ended_each_call_is_looked_after():
+    class Ended(Life):
+        def begun_word(self):
+            def gone():
+                raise ValueError
+
+            return gone
+
+    session = session_with(*[print] * 10)
+    session.follow(Ended())
+    session.unsent.extend((1, print))
+
+    assert session.gather == 0
     assert session.must_send()
 
 

@@ -63,7 +63,7 @@ LONGEST_CRASH = 65536  # bytes of it that are read
 
 _NONE, _BOOL, _INT, _FLOAT, _BODY = 1, 2, 3, 4, 5
 _TAGS = {type(None): _NONE, bool: _BOOL, int: _INT, float: _FLOAT, bytes: _BODY}
-NUMBERS = frozenset([int, float, bool, type(None)])  # results that are kept as such
+NUMBERS: "frozenset[type]" = frozenset([int, float, bool, type(None)])  # kept as such
 _NO_SLOTS = [None] * SLOTS  # where each result is None, none is stored
 
 
@@ -151,7 +151,7 @@ class Page:
 
         For who stores many and cannot call `keep` for each; no common tag may be set.
         """
-        return {int: (self._ints, _INT), float: (self._floats, _FLOAT)}
+        return {kind: (self.slots_of(kind), _TAGS[kind]) for kind in NUMBERS}
 
     @property
     def tags(self) -> "memoryview":

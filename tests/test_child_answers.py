@@ -251,3 +251,72 @@ def test_threads_answer_at_the_same_time(bench):
     found.update(bench.told())
 
     assert found == {n: n for n in range(1, 4000)}
+
+
+@pytest.mark.parametrize("value", [1, "text", b"x" * 100_000])
+def test_what_another_thread_answers_leaves_at_once(bench, value):
+    thread = threading.Thread(target=bench.answers.result, args=(1, value))
+    thread.start()
+    thread.join(LIMIT)
+
+    assert bench.told() == {1: value}
+    assert bench.page.words[HELD] == 0
+    assert bench.turns  # the socket might have been full
+
+
+def test_what_other_threads_answer_gathers_from_the_next_turn_on(bench):
+    def answer(call_id):
+        thread = threading.Thread(target=bench.answers.result, args=(call_id, call_id))
+        thread.start()
+        thread.join(LIMIT)
+
+    answer(1)
+    bench.answers.leave()
+    answer(2)
+    assert bench.told() == {1: 1, 2: 2}
+    bench.answers.leave(turn=True)
+    answer(3)
+    bench.answers.result(4, 4)
+    assert bench.told() == {}
+    assert bench.page.scattered(alive=True) == [(3, False, 3), (4, False, 4)]
+    bench.answers.leave(turn=True)
+    assert bench.told() == {3: 3, 4: 4}
+
+
+def test_no_result_is_lost_while_another_thread_writes(bench):
+    values = {n: n if n % 1000 < 900 else str(n) for n in range(1, 20_001)}
+    stop, found, order = threading.Event(), {}, []
+
+    def write():
+        while not stop.is_set():
+            bench.answers.flush()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    for call_id, value in values.items():
+        if not bench.answers.keep(call_id, value):
+            bench.answers.result(call_id, value)
+        if not call_id % 100:
+            told = bench.told()
+            order += told
+            found.update(told)
+    stop.set()
+    wait_until(lambda: found.update(bench.told()) or not thread.is_alive(), LIMIT)
+    bench.answers.leave()
+    found.update(bench.told())
+
+    assert found == values
+    assert order == sorted(set(order))
+
+
+def test_after_another_thread_has_written_the_page_stays_right(bench):
+    bench.answers.result(1, 1)
+    thread = threading.Thread(target=bench.answers.flush)
+    thread.start()
+    thread.join(LIMIT)
+    bench.answers.result(2, 2.5)
+
+    assert bench.told() == {1: 1}
+    assert bench.page.scattered(alive=True) == [(1, False, 1), (2, False, 2.5)]
+    assert bench.answers.leave()
+    assert bench.page.scattered(alive=True) == []

@@ -10,7 +10,7 @@ import pytest
 from forkrpc import CallTimeout, ProtocolError, progress, serialisers, wire
 from forkrpc.child import calls as calls_module
 from forkrpc.child.around import Around
-from forkrpc.child.calls import MOST_AT_ONCE, Calls
+from forkrpc.child.calls import EAGER, MOST_AT_ONCE, Calls
 from forkrpc.decoder import Decoder
 from forkrpc.progress import BEGUN
 
@@ -21,7 +21,7 @@ class Answers:
     def __init__(self):
         self.codec = serialisers.codec("pickle", lambda definition: None)
         self.told = {}
-        self.full = False
+        self.full = self.shared = False
         self.turns = 0
         self._last = 0
 
@@ -35,6 +35,9 @@ class Answers:
         assert call_id not in self.told
         self.told[call_id] = what
         self._last = call_id
+
+    def keep(self, call_id, value):
+        return False
 
     result = error = _tell
 
@@ -330,6 +333,18 @@ def test_a_task_factory_of_the_loop_is_used(make):
 
     assert bench.answers.told == {1: 1}
     assert any(each.__name__ == "_call" for each in made)
+
+
+@pytest.mark.skipif(not EAGER, reason="Python 3.12 has eager tasks")
+def test_nothing_is_left_of_calls_that_the_loops_own_eager_tasks_have_ended(make):
+    bench = make(echo)
+    bench.loop.set_task_factory(asyncio.eager_task_factory)
+    bench.calls.run_in(bench.loop, contextvars.copy_context())
+    bench.send((1,), (2,))
+    bench.finish()
+
+    assert bench.answers.told == {1: 1, 2: 2}
+    assert not bench.calls.outstanding()
 
 
 class Callable:

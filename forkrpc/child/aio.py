@@ -238,7 +238,7 @@ class Async:
         return self.calls.begin()
 
     def _write(self) -> None:
-        writing = not self.answers.leave()
+        writing = not self.answers.leave(turn=True)
         if writing is not self._writing:
             self._writing = writing
             if writing:

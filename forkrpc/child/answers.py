@@ -11,6 +11,7 @@ come here: it asks the loop to.
 import _thread
 from _pickle import dumps as pickle_dumps
 from _socket import MSG_DONTWAIT
+from _thread import get_ident
 from collections import deque
 from functools import partial
 from select import POLLOUT, poll
@@ -25,7 +26,6 @@ from ..progress import (
     HELD,
     IDS_BYTES,
     LONGEST_BODY,
-    NUMBERS,
     SLOTS,
     TURN,
 )
@@ -53,6 +53,7 @@ class Answers:
     limit: bytes of one result, or item.
     full: whether more than WINDOW bytes wait for the program.
     gone: nothing leaves any more.
+    shared: other threads answer calls too.
     """
 
     codec: "Codec"
@@ -61,18 +62,21 @@ class Answers:
         self, channel: "socket", page: "Page", limit: int, made: "Callable[[], None]"
     ) -> None:
         self._channel = channel
-        self._page = page
+        self._page, self._words = page, page.words
+        self._ids, self._tags, self._stores = page.ids, page.tags, page.stores()
         self.limit = limit
         self.made = made
         self._outbox = Outbox(channel, MSG_DONTWAIT)
         self._outbox.put(wire.GREETING)
         self._lock = _thread.RLock()
+        self._thread = get_ident()  # the loop's
+        self.shared = self._sharing = False  # soon, where it is not yet
         self.gone = False
         self.full = False
         self._late: deque[bytes] = deque()  # what was said in the midst of something
         # Complete, in pieces, and not in the outbox.
         self._frames: list[bytes | memoryview] = []
-        self._run: list[tuple[int, Any]] = []  # (call id, value or body) still unframed
+        self._run: dict[int, Any] = {}  # call id -> value or body, still unframed
         self._packed = True  # the run is of values
         self._bytes = 0  # of bodies in the run, and of frames
         self._unsent = 0  # bytes in the outbox
@@ -83,23 +87,49 @@ class Answers:
 
     def answered(self, call_id: int) -> bool:
         """Return whether the last answer was that of *call_id*."""
-        return self._newest == call_id
+        return self._newest == call_id or call_id in self._run
+
+    def keep(self, call_id: int, value: object) -> bool:
+        """Answer a call with a number; False: it has to be `result`.
+
+        In the loop's thread, and where it is not `shared`.  It takes no lock, which
+        would be a third of the cost: nobody else adds to the run and the page then,
+        others only take what is in the run.
+        """
+        store, run = self._stores.get(type(value)), self._run
+        if store is None or not self.codec.packs or (run and not self._packed):
+            return False
+        if self._held == SLOTS:
+            self.leave()
+        (slots, tag), held = store, self._held
+        try:
+            slots[held] = value
+        except ValueError:  # more than 64 bits
+            return False
+        self._packed = True  # nobody frames a run before there is one
+        self._tags[held] = tag
+        self._ids[held] = call_id
+        run[call_id] = value
+        self._newest = call_id
+        self._words[HELD] = self._held = held + 1
+        if len(run) == 1 and not self._frames:
+            self.made()
+        return True
 
     def result(self, call_id: int, value: object) -> None:
         """Answer a call.  Raise SerialiserError, the call still without an answer."""
-        if type(value) in NUMBERS and self.codec.packs:
+        apart = not self.shared and get_ident() != self._thread
+        if not apart and type(value) in self._stores:
             with self._lock:
-                if self._held == SLOTS:
-                    self.leave()
-                if (self._packed or not self._run) and self._page.keep(
-                    self._held, value
-                ):
-                    self._packed = True
-                    self._append(call_id, value)
+                if self.keep(call_id, value):
                     return
         body = result_body(self.codec, "result", (value,), self.limit)
         with self._lock:
-            if self._keep_body(body):
+            if apart:  # the loop's thread may be in the midst of `keep`
+                self._sharing = True
+                self.send(wire.encode_any(wire.RESULT, body, first=call_id))
+                self.leave()
+            elif self._keep_body(body):
                 self._append(call_id, body)
             else:
                 self.send(wire.encode_any(wire.RESULT, body, first=call_id), call_id)
@@ -119,15 +149,14 @@ class Answers:
         self._grow(size)
         return True
 
-    def _append(self, call_id: int, answer: object) -> None:
+    def _append(self, call_id: int, body: object) -> None:
         """Add an answer, which stands in the page too."""
         held = self._held
-        self._page.ids[held] = call_id
-        self._page.words[HELD] = self._held = held + 1
-        first = not self._run and not self._frames
-        self._run.append((call_id, answer))
+        self._ids[held] = call_id
+        self._run[call_id] = body
         self._newest = call_id
-        if first:
+        self._words[HELD] = self._held = held + 1
+        if len(self._run) == 1 and not self._frames:
             self.made()
 
     def error(self, call_id: int, error: BaseException) -> None:
@@ -170,7 +199,7 @@ class Answers:
         pieces = [data] if isinstance(data, bytes) else list(map(owned, data))
         with self._lock:
             first = not self._run and not self._frames
-            self._page.words[BEHIND] = 1
+            self._words[BEHIND] = 1
             self._frame_run()
             self._frames += pieces
             self._grow(sum(map(len, pieces)))
@@ -184,11 +213,10 @@ class Answers:
         self.full = self._bytes + self._unsent > WINDOW
 
     def _frame_run(self) -> None:
-        run = self._run
+        run = self._run.copy()  # the loop's thread may add to it meanwhile
         if not run:
             return
-        ids = [call_id for call_id, _ in run]
-        answers = [answer for _, answer in run]
+        ids, answers = list(run), list(run.values())
         flags, first, table = wire.scatter(ids)
         if self._packed:
             body = table + pickle_dumps(answers, PROTOCOL)
@@ -202,10 +230,16 @@ class Answers:
                 wire.RESULT, answers, flags=flags, first=first, ids=table
             )
         self._bytes += len(data)
-        atomic.at_once(partial(self._frames.append, data), run.clear)
+        framed = map(self._run.pop, ids)
+        atomic.together((self._frames.append, atomic.drop), (data, framed))
 
-    def leave(self) -> bool:
-        """Write what the socket takes; return whether all was.  Never blocks."""
+    def leave(self, *, turn: bool = False) -> bool:
+        """Write what the socket takes; return whether all was.  Never blocks.
+
+        turn: nothing else here is under way in this thread, the loop's.
+        """
+        if turn:
+            self.shared = self._sharing
         with self._lock:
             while self._late:
                 self.send(self._late.popleft())
@@ -221,8 +255,10 @@ class Answers:
                 self._unsent += self._bytes
                 self._bytes = 0
             done = self._write()
-            words = self._page.words
-            if self._held or words[BEHIND]:
+            words = self._words
+            if not self.shared and get_ident() != self._thread:
+                words[BEHIND] = not done
+            elif self._held or words[BEHIND]:
                 words[TURN] += 1
                 words[HELD] = self._held = 0
                 words[BEHIND] = not done

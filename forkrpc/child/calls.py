@@ -4,8 +4,8 @@ Each runs in a task of its own.  They begin in the order of their ids, so that o
 of the page tells which ones had begun.  No more begin while too many bytes wait for the
 program, nor for longer than a slice of time, so that timers tick.
 
-A call frame becomes calls in `_next_calls`, a call becomes a task in `_start`, and what
-it makes is queued by `answers`.
+A call frame becomes calls in `_next_calls`, a call becomes a task in `_begin_some`, and
+what it makes is queued by `answers`.
 """
 
 import asyncio
@@ -40,6 +40,7 @@ SLICE = 5e-3  # seconds for which calls may begin in one turn of the loop
 MOST_AT_ONCE = 512  # calls that begin in one turn
 MOST_OPEN = 64  # of them, calls that do not end at once: what they make is unknown
 EAGER = sys.version_info >= (3, 12)  # tasks that run at once, and often end at once
+
 _EAGERLY: "dict[str, Any]" = {"eager_start": True}  # unknown to older versions
 
 
@@ -72,8 +73,7 @@ class Calls:
         self._received = 0  # id of the last call in a frame that has come
         self._calls: list[Any] = []  # of the oldest frame: arguments of `_execute`
         self._execute: Callable[..., Any]
-        self._at = 0  # how many of them have begun
-        self._first = 1  # id of the first of them
+        self._at, self._first = 0, 1  # how many of them have begun; id of the first
         # Calls that have begun, or are about to: their tasks; of those with a `done`
         # a list, whose one element is taken by whoever answers.
         self._running: dict[int, Any] = {}
@@ -95,8 +95,9 @@ class Calls:
         """Begin calls in *loop*; what the library itself does there in *context*."""
         self._loop = loop
         self._context = context  # not a task's: no call shall see another's variables
-        self._eager = EAGER and loop.get_task_factory() is None
-        self._eager_task: Any = partial(asyncio.Task, loop=loop, **_EAGERLY)
+        self._new_task: Any = loop.create_task
+        if EAGER and loop.get_task_factory() is None:
+            self._new_task = partial(asyncio.Task, loop=loop, **_EAGERLY)
 
     def outstanding(self) -> bool:
         """Return whether there is a call without an answer."""
@@ -133,33 +134,49 @@ class Calls:
         elif self._went_on:
             self._quota = min(self._quota * 2, MOST_OPEN)
         self._went_on = 0.0
-        until, opened = now + SLICE, len(self._running)
-        for _ in range(MOST_AT_ONCE):
+        until, left = now + SLICE, MOST_AT_ONCE
+        room = len(self._running) + self._quota
+        while left and monotonic() <= until:
             running = len(self._running)
             if self._answers.full or running >= self._limit:
                 return False  # going on when something is written, or a call has ended
-            if running - opened >= self._quota or monotonic() > until:
+            if running >= room:
                 break
             if self._at == len(self._calls) and not self._next_calls():
                 return False
-            self._begin_one()
+            left -= self._begin_some(left, min(room, self._limit), until)
             if self.ended is not None:
                 return False
         self._went_on = monotonic()
         return True
 
-    def _begin_one(self) -> None:
-        at, self._at = self._at, self._at + 1
-        call_id = self._first + at
-        try:
-            call, self._calls[at] = self._calls[at], None  # it may be large
-            self._start(call_id, self._execute, call)
-        except BaseException as error:  # a signal's handler
-            if call_id > self._words[BEGUN]:
-                self._running.pop(call_id, None)
+    def _begin_some(self, most: int, room: int, until: float) -> int:
+        """Begin calls of the oldest frame until *room* are running; return how many."""
+        calls, running, answers = self._calls, self._running, self._answers
+        coroutine, execute, begun = self._call, self._execute, self._at
+        tasks = self._is_coroutine or execute is self._produce
+        for at in range(begun, min(len(calls), begun + most)):
+            self._at, call_id = at + 1, self._first + at
+            try:
+                call, calls[at] = calls[at], None  # it may be large
+                if self._cancelled and call_id in self._cancelled:
+                    self._cancelled.discard(call_id)
+                    answers.cancelled(call_id)
+                elif tasks:
+                    task = self._new_task(coroutine(call_id, execute, call))
+                    if not task.done():
+                        running[call_id] = task
+                else:
+                    self._start_plain(call_id, execute, call)
+            except BaseException as error:  # a signal's handler
+                if call_id <= self._words[BEGUN]:
+                    raise
+                running.pop(call_id, None)
                 self._failed(call_id, error)
-            else:
-                raise
+            ended = answers.full or self.ended is not None
+            if ended or len(running) >= room or monotonic() > until:
+                break
+        return self._at - begun
 
     def _next_calls(self) -> bool:
         """Take the calls of the next frame; return whether there is one."""
@@ -202,24 +219,6 @@ class Calls:
         *args, keywords = load_arguments(self._answers.codec, body)
         return self._function(*before, *args, **keywords)
 
-    def _start(
-        self, call_id: int, execute: "Callable[..., Any]", call: "tuple[Any, ...]"
-    ) -> None:
-        """Begin one call: `execute(*call)`."""
-        if call_id in self._cancelled:
-            self._cancelled.discard(call_id)
-            self._answers.cancelled(call_id)
-        elif not self._is_coroutine and execute is not self._produce:
-            self._start_plain(call_id, execute, call)
-        elif self._eager:
-            task = self._eager_task(self._call(call_id, execute, call))
-            if not task.done():
-                self._running[call_id] = task
-        else:
-            self._running[call_id] = self._loop.create_task(
-                self._call(call_id, execute, call)
-            )
-
     async def _call(
         self, call_id: int, execute: "Callable[..., Any]", call: "tuple[Any, ...]"
     ) -> None:
@@ -238,10 +237,11 @@ class Calls:
             if self._deadlines is not None and self._deadlines.passed(call_id):
                 raise self._deadlines.error(self._name, call_id)
             if self.ended is None:
+                answers = self._answers
                 if value is ENDED:
-                    self._answers.ended(call_id)
-                else:
-                    self._answers.result(call_id, value)
+                    answers.ended(call_id)
+                elif answers.shared or not answers.keep(call_id, value):
+                    answers.result(call_id, value)
         except BaseException as error:  # fails this call only; the worker goes on
             self._failed(call_id, error)
         finally:

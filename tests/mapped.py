@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 
-from forkrpc import Forker
 from forkrpc.feed import Feed
+from shared import shared_template
 
 VARIABLE = contextvars.ContextVar("VARIABLE", default=0)
 
@@ -139,11 +139,23 @@ class Spread:
 
 
 @contextlib.contextmanager
+def shared():
+    """Have one template for all `workers` that follow."""
+    with shared_template("mapped") as template:
+        _templates.append(template)
+        yield
+        _templates.pop()
+
+
+_templates = []
+
+
+@contextlib.contextmanager
 def workers(function, count=1, **options):
     """Yield (feed, proxies) of so many workers of a function of this module."""
-    with Forker().require("mapped") as template, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         proxies = [
-            stack.enter_context(template.run(f"mapped.{function}", **options))
+            stack.enter_context(_templates[-1].run(f"mapped.{function}", **options))
             for _ in range(count)
         ]
         yield (Spread(*proxies) if count > 1 else Feed(proxies[0]._connection)), proxies

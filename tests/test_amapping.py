@@ -17,6 +17,12 @@ from helpers import wait_until
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _template():
+    with mapped.shared():
+        yield
+
+
 @pytest.fixture(params=[1, 2])
 def doubling(request):
     with mapped.workers("double", request.param) as (feed, _):

@@ -6,8 +6,9 @@ import gc
 
 import pytest
 
-from forkrpc import ClosedError, Forker, WorkerDied
+from forkrpc import ClosedError, WorkerDied
 from helpers import wait_until
+from shared import shared_template
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
 RUN = {"sync": "streamed.run", "async": "streamed.arun"}
@@ -23,17 +24,20 @@ def events():
     return []
 
 
+@pytest.fixture(scope="module")
+def template():
+    with shared_template("asyncio", "streamed") as template:
+        yield template
+
+
 @pytest.fixture
-def worker(backend, events):
-    with (
-        Forker().require("asyncio", "streamed") as template,
-        template.run(
-            RUN[backend],
-            backend=backend,
-            on_event=lambda *args: events.append(args),
-            on_error=events.append,
-        ) as proxy,
-    ):
+def worker(template, backend, events):
+    with template.run(
+        RUN[backend],
+        backend=backend,
+        on_event=lambda *args: events.append(args),
+        on_error=events.append,
+    ) as proxy:
         yield proxy
 
 
@@ -165,7 +169,7 @@ def test_a_generator_that_awaits_is_closed_at_once(worker, backend, events):
     wait_until(lambda: ("closed",) in events, LIMIT)
 
 
-def test_limit_counts_a_stream_as_a_running_call():
+def test_limit_counts_a_stream_as_a_running_call(template):
     async def main(proxy):
         stream = proxy.astream("endless")
         assert await stream.__anext__() == 0
@@ -177,7 +181,7 @@ def test_limit_counts_a_stream_as_a_running_call():
         assert await asyncio.wrap_future(behind) == 1
 
     options = {"backend": "async", "limit": 1, "on_event": lambda *_: None}
-    with Forker() as template, template.run("streamed.arun", **options) as proxy:
+    with template.run("streamed.arun", **options) as proxy:
         run(main(proxy))
 
 

@@ -15,6 +15,12 @@ from forkrpc.making import Inbox, Job
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _template():
+    with mapped.shared():
+        yield
+
+
 @pytest.fixture
 def marks(tmp_path):
     return str(tmp_path / "marks")

@@ -20,6 +20,7 @@ from forkrpc import (
     in_worker,
     retire,
 )
+from shared import shared_template
 
 LIMIT = 20.0  # seconds; much more than it takes
 
@@ -29,7 +30,7 @@ here = Forker.inline
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker().require(__name__) as template:
+    with shared_template(__name__) as template:
         yield template
 
 

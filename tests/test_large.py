@@ -9,9 +9,10 @@ import numpy
 import pytest
 
 import bulky
-from forkrpc import Forker, SerialiserError, WorkerDied
+from forkrpc import SerialiserError, WorkerDied
 from forkrpc.parts import LARGE
 from helpers import resident_bytes, run_program, wait_until
+from shared import shared_template
 from test_pieces import same
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
@@ -46,10 +47,10 @@ VALUES = {
 every_value = pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def template():
-    with Forker() as template:
-        yield template.require("numpy", "bulky")
+    with shared_template("numpy", "bulky") as template:
+        yield template
 
 
 @pytest.fixture

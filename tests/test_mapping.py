@@ -33,6 +33,12 @@ from interrupts import Interrupt, interrupt_everywhere
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _template():
+    with mapped.shared():
+        yield
+
+
 @pytest.fixture(params=[1, 2])
 def doubling(request):
     with mapped.workers("double", request.param) as (feed, _):

@@ -20,7 +20,6 @@ import pytest
 import faulty
 from forkrpc import (
     CallTimeout,
-    Forker,
     RemoteError,
     SerialiserError,
     SetupError,
@@ -28,6 +27,7 @@ from forkrpc import (
     overlapping,
 )
 from helpers import wait_until
+from shared import shared_template
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
 TIMEOUT = 1.0  # seconds that a call may run where one hangs; none but that may need it
@@ -404,6 +404,12 @@ class Queue:
         assert self.before.result(LIMIT) == "before"
 
 
+@pytest.fixture(scope="module")
+def template():
+    with shared_template("faulty") as template:
+        yield template
+
+
 @pytest.fixture(autouse=True)
 def _short_grace(monkeypatch):
     """A call that hangs does so in C code: waiting for its end is no use."""
@@ -419,10 +425,11 @@ def causes(error):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_a_failure_costs_what_it_must_and_nothing_else(cell, verb, backend, tmp_path):
+def test_a_failure_costs_what_it_must_and_nothing_else(
+    cell, verb, backend, template, tmp_path
+):
     told = Told()
-    with Forker() as template:
-        proxy = run(template, backend, **told.options(), timeout=cell.timeout)
+    proxy = run(template, backend, **told.options(), timeout=cell.timeout)
     queue = Queue(proxy, told, tmp_path)
     bad = OneCall(proxy, verb, cell.make(), told)
     queue.add_behind()
@@ -493,12 +500,11 @@ def check_refuses_calls(proxy):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("cell", SETUP.values(), ids=SETUP)
-def test_a_function_that_cannot_be_set_up_costs_its_own_worker(cell, verb, backend):
+def test_a_function_that_cannot_be_set_up_costs_its_own_worker(
+    cell, verb, backend, template
+):
     told, others = Told(), Told()
-    with (
-        Forker() as template,
-        run(template, backend, **others.options()) as neighbour,
-    ):
+    with run(template, backend, **others.options()) as neighbour:
         assert neighbour.call("echo", "before") == "before"
         proxy = run(template, backend, cell.make(), **told.options())
         bad = OneCall(proxy, verb, (1,), told)
@@ -521,8 +527,8 @@ def test_a_function_that_cannot_be_set_up_costs_its_own_worker(cell, verb, backe
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_function_that_fails_to_dump_is_refused_by_run(backend):
-    with Forker() as template, run(template, backend) as proxy:
+def test_a_function_that_fails_to_dump_is_refused_by_run(backend, template):
+    with run(template, backend) as proxy:
         before = proxy.submit("echo", "before")
 
         with pytest.raises(SerialiserError, match="OnDump.*faulty on purpose"):
@@ -533,8 +539,8 @@ def test_a_function_that_fails_to_dump_is_refused_by_run(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_function_nested_too_deep_is_refused_by_run(backend):
-    with Forker() as template, run(template, backend) as proxy:
+def test_a_function_nested_too_deep_is_refused_by_run(backend, template):
+    with run(template, backend) as proxy:
         before = proxy.submit("echo", "before")
         value = faulty.nested()
 

@@ -15,6 +15,7 @@ import pytest
 import faulty
 from forkrpc import Forker, SerialiserError, WorkerDied
 from helpers import wait_until
+from shared import shared_template
 from test_matrix import CELLS, LIMIT, SETUP, TIMEOUT, VERBS, check_error
 
 LIMITED = 0.2  # seconds that a call may run where it hangs
@@ -53,13 +54,18 @@ class Bench:
         return found
 
 
+@pytest.fixture(scope="module")
+def template():
+    with shared_template("faulty") as template:
+        yield template
+
+
 @pytest.fixture(scope="module", params=FUNCTIONS)
-def bench(request):
-    with Forker() as template:
-        made = Bench(template, FUNCTIONS[request.param], request.param)
-        with made.pool:
-            made.settle()
-            yield made
+def bench(request, template):
+    made = Bench(template, FUNCTIONS[request.param], request.param)
+    with made.pool:
+        made.settle()
+        yield made
 
 
 class Call(typing.NamedTuple):
@@ -156,22 +162,23 @@ def test_a_failure_costs_its_call_alone(bench, cell, verb, tmp_path):
 @pytest.mark.parametrize("backend", FUNCTIONS)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("cell", SETUP.values(), ids=SETUP)
-def test_a_function_that_cannot_be_set_up_fails_what_waits(cell, verb, backend):
-    with Forker() as template:
-        bench = Bench(template, cell.make(), backend)
-        pool = bench.pool
-        try:
-            others = [pool.submit(number) for number in range(4)]
-            bad = BadCall(bench, verb, Call(lambda: (1,)))
-        except (cell.error, WorkerDied):  # so fast
-            others, bad = [], None
-        for error in [*(each.exception(LIMIT) for each in others), bad and bad.error()]:
-            if error is not None:
-                assert type(error) is cell.error
-                assert cell.text in str(error)
-        pool.close()
-        assert pool.join(LIMIT)
-        assert cell.error in map(type, bench.heard())
+def test_a_function_that_cannot_be_set_up_fails_what_waits(
+    cell, verb, backend, template
+):
+    bench = Bench(template, cell.make(), backend)
+    pool = bench.pool
+    try:
+        others = [pool.submit(number) for number in range(4)]
+        bad = BadCall(bench, verb, Call(lambda: (1,)))
+    except (cell.error, WorkerDied):  # so fast
+        others, bad = [], None
+    for error in [*(each.exception(LIMIT) for each in others), bad and bad.error()]:
+        if error is not None:
+            assert type(error) is cell.error
+            assert cell.text in str(error)
+    pool.close()
+    assert pool.join(LIMIT)
+    assert cell.error in map(type, bench.heard())
 
 
 @pytest.mark.parametrize("backend", FUNCTIONS)

@@ -6,8 +6,9 @@ item (as the result), the exception.  What was yielded before arrives first.
 
 import pytest
 
-from forkrpc import Forker, overlapping
+from forkrpc import overlapping
 from helpers import wait_until
+from shared import shared_template
 from test_matrix import (
     CELLS,
     LIMIT,
@@ -45,6 +46,12 @@ class OneStream:
         return False
 
 
+@pytest.fixture(scope="module")
+def template():
+    with shared_template("faulty") as template:
+        yield template
+
+
 @pytest.fixture(autouse=True)
 def _short_grace(monkeypatch):
     monkeypatch.setattr(overlapping, "KILL_GRACE", 0.1)  # as in test_matrix
@@ -52,11 +59,10 @@ def _short_grace(monkeypatch):
 
 @pytest.mark.parametrize("backend", FUNCTIONS)
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_a_failure_in_a_stream_costs_what_it_must(cell, backend, tmp_path):
+def test_a_failure_in_a_stream_costs_what_it_must(cell, backend, template, tmp_path):
     told = Told()
     options = {**told.options(), "backend": backend, "timeout": cell.timeout}
-    with Forker() as template:
-        proxy = template.run(FUNCTIONS[backend], **options)
+    proxy = template.run(FUNCTIONS[backend], **options)
     queue = Queue(proxy, told, tmp_path)
     bad = OneStream(proxy, ("streamed", *cell.make()))
     queue.add_behind()

@@ -245,10 +245,12 @@ def test_a_timer_may_be_asked_for_in_any_thread(reactor):
 
 
 def test_a_timer_that_was_cancelled_does_not_fire(reactor):
-    fired, done = [], threading.Event()
+    fired, done, gate = [], threading.Event(), threading.Event()
+    reactor.soon(lambda: gate.wait(LIMIT))
     timer = reactor.later(1 * MS, lambda: fired.append(1))
     timer.cancel()
     reactor.later(2 * MS, done.set)
+    gate.set()
 
     assert done.wait(LIMIT)
     assert fired == []

@@ -22,6 +22,7 @@ from forkrpc import (
 )
 from helpers import process_alive, run_program, wait_until
 from interrupts import Interrupt, interrupt_everywhere
+from shared import shared_template
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
 WINDOW = 64
@@ -34,9 +35,9 @@ def backend(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def template():
-    with Forker().require("streamed") as template:
+    with shared_template("streamed") as template:
         yield template
 
 

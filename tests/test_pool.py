@@ -266,7 +266,8 @@ def test_each_call_has_a_worker_of_its_own(template):
     with template.pool(pid, max=2, isolate=True) as pool:
         futures = [pool.submit() for _ in range(30)]
         assert len({each.result(LIMIT) for each in futures}) == 30
-        assert pool.stats()["workers"] <= 4
+        # Two and their spares; who has had its call may be about to end.
+        wait_until(lambda: pool.stats()["workers"] <= 4, LIMIT)
 
 
 def test_a_worker_that_grows_is_replaced(template):

@@ -5,10 +5,13 @@ Both raise Interrupt in the code of one module only, so that the test itself goe
 
 import contextlib
 import itertools
+import os
 import signal
 import sys
 
 from helpers import MS
+
+EVERY = int(os.environ.get("FORKRPC_EVERY", "3"))
 
 
 class Interrupt(Exception):
@@ -50,14 +53,17 @@ def interrupt_before(bytecode, module, do=throw):
 
 
 def interrupt_everywhere(attempt, module, do=throw):
-    """Call *attempt* with an interrupt before the 1st, 2nd ... bytecode of *module*.
+    """Call *attempt* with an interrupt before the bytecodes of *module*, each in turn.
+
+    With FORKRPC_EVERY=1 before all of them; else before each third one, another third
+    for each version of Python.
 
     attempt: called with the context manager `interrupt_before`, to be entered around
     what is to be interrupted; returns what that yielded.
     do: as there.
     Returns how many bytecodes there were.
     """
-    for bytecode in itertools.count():
+    for bytecode in itertools.count(sys.version_info.minor % EVERY, EVERY):
         if not attempt(interrupt_before(bytecode, module, do)):
             return bytecode
     raise AssertionError  # not reached

@@ -21,9 +21,15 @@ def join(*parts):
     return b" ".join([*parts, str(TRACE.get()).encode()])
 
 
+@pytest.fixture(scope="module")
+def original():
+    with Forker().require(__name__, "asyncio").ready() as template:
+        yield template
+
+
 @pytest.fixture
-def template():
-    with Forker().require(__name__) as template:
+def template(original):
+    with original.fork() as template:
         yield template
 
 

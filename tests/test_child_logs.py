@@ -13,9 +13,15 @@ from forkrpc.child import logs
 from helpers import run_program
 
 
+@pytest.fixture(scope="module")
+def original():
+    with Forker().require(__name__, "asyncio").ready() as template:
+        yield template
+
+
 @pytest.fixture
-def template():
-    with Forker().require(__name__) as template:
+def template(original):
+    with original.fork() as template:
         yield template
 
 

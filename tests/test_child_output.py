@@ -15,9 +15,15 @@ from forkrpc import Forker, event
 from helpers import MS, run_program, wait_until
 
 
+@pytest.fixture(scope="module")
+def original():
+    with Forker().require(__name__, "asyncio").ready() as template:
+        yield template
+
+
 @pytest.fixture
-def template():
-    with Forker().require(__name__) as template:
+def template(original):
+    with original.fork() as template:
         yield template
 
 

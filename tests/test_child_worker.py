@@ -11,9 +11,15 @@ from forkrpc import Forker, SetupError
 from helpers import MS, open_descriptors
 
 
+@pytest.fixture(scope="module")
+def original():
+    with Forker().require(__name__, "asyncio").ready() as template:
+        yield template
+
+
 @pytest.fixture
-def template():
-    with Forker().require(__name__) as template:
+def template(original):
+    with original.fork() as template:
         yield template
 
 

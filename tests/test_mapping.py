@@ -110,7 +110,7 @@ CHUNKSIZES = st.one_of(st.just("auto"), st.integers(1, 30))
 
 
 def test_any_items_come_back(echoing):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(st.lists(KINDS, max_size=60), CHUNKSIZES, st.booleans())
     def check(items, chunksize, still):
         given = items if still else (item for item in items)
@@ -126,7 +126,7 @@ def test_any_items_come_back(echoing):
 def test_several_iterables_end_with_the_shortest(echoing):
     columns = st.lists(st.lists(KINDS, max_size=30), min_size=2, max_size=4)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(columns, CHUNKSIZES, st.booleans())
     def check(columns, chunksize, ordered):
         found = map_over(echoing, tuple(columns), chunksize=chunksize, ordered=ordered)

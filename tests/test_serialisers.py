@@ -9,7 +9,7 @@ import re
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forkrpc import serialisers
@@ -90,6 +90,7 @@ def test_there_is_a_strategy_for_every_name():
 
 
 @every_name
+@settings(max_examples=40)
 @given(data=st.data())
 def test_values_come_back_as_they_were(name, data):
     values = data.draw(tuples_of(CARRIED[name]))
@@ -113,6 +114,7 @@ def without_order(value):
 
 
 @every_name
+@settings(max_examples=40)
 @given(data=st.data())
 def test_values_are_read_from_any_place_in_memory(name, data):
     values = data.draw(tuples_of(CARRIED[name]))

@@ -428,7 +428,7 @@ class AnyMix(RuleBasedStateMachine):
 
 
 TestAnyMix = AnyMix.TestCase
-TestAnyMix.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestAnyMix.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 
 
 # Sending.

@@ -549,7 +549,8 @@ def test_a_flood_of_results_leaves_the_loop_time_for_others(template):
         results, turns = run(main(proxy))
 
     assert results == list(range(5000))
-    assert turns >= 5000 / loops_module.MOST
+    # Some come while the tasks begin, all of them in one turn of the loop.
+    assert turns >= 5000 / loops_module.MOST / 4
 
 
 def test_callbacks_in_a_loop_leave_it_time_for_others(template):

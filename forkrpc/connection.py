@@ -369,7 +369,7 @@ class Connection:
 
     def close_at_exit(self) -> None:
         self.close("the program is ending", for_good=True)
-        self.flow.close_those_of(0, get_ident())
+        self.flow.close_those_of(get_ident())
 
     def outstanding(self) -> int:
         return self.session.outstanding()

@@ -348,7 +348,7 @@ class Crew(Dispatch):
     def close_at_exit(self) -> None:
         self._exit_since = monotonic()
         self.close()
-        self.flow.close_those_of(0, get_ident())
+        self.flow.close_those_of(get_ident())
 
     def wait_for_end(self, timeout: float) -> bool:
         if self._grace is None:

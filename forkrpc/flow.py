@@ -60,13 +60,13 @@ class Flow:
         self._program.check_may_wait(verb)
         self._channel.check_nested()
 
-    def close_those_of(self, *takers: int) -> None:
-        """Close the streams that these threads were the last to take from; 0: nobody.
+    def close_those_of(self, taker: int) -> None:
+        """Close the streams that this thread took from last, or has made.
 
         It waits for the worker's end, so nobody would take the rest.
         """
         for items in list(self._session.streams.under_way.values()):
-            if items.taker in takers:
+            if items.taker == taker:
                 items.closed = True
                 error = ClosedError("the proxy was left before its stream was used up")
                 items.arrived.append((None, Failure(error)))

@@ -55,14 +55,14 @@ class Flows:
         for member in self._crew.hands():
             member.flow.check_may_wait(verb)
 
-    def close_those_of(self, *takers: int) -> None:
+    def close_those_of(self, taker: int) -> None:
         for _, items in self.waiting():
-            if items.taker in takers:
+            if items.taker == taker:
                 items.closed = True
                 error = ClosedError("the pool was left before its stream was used up")
                 items.arrived.append((None, Failure(error)))
         for member in self._crew.hands():
-            member.flow.close_those_of(*takers)
+            member.flow.close_those_of(taker)
 
     def waiting(self) -> "list[tuple[Any, Items]]":
         """Return (call, items) of streams that no worker has."""

@@ -61,10 +61,10 @@ class FlowInPlace:
 
     stop_later = stop_closed
 
-    def close_those_of(self, *takers: int) -> None:
+    def close_those_of(self, taker: int) -> None:
         """As of Flow."""
         for items in list(self.under_way):
-            if items.taker in takers:
+            if items.taker == taker:
                 items.closed = True
                 error = ClosedError("the proxy was left before its stream was used up")
                 items.arrived.append((None, Failure(error)))

@@ -5,6 +5,7 @@ calls into C (`atomic.at_once`): an interrupt of either loses nothing.
 """
 
 from _queue import SimpleQueue
+from _thread import get_ident
 from collections import deque
 from functools import partial
 
@@ -31,7 +32,7 @@ class Items(SimpleQueue, Limited):  # type: ignore[type-arg]
     closed: nobody wants more.  stopped: the worker was told so.
     received: how many items have come, framed: how many of them in frames.  The others
     were read from the worker's page, and come once more if the worker lives on.
-    taker: the thread that took from it last.
+    taker: the thread that took from it last, or that made the call.
     bell: what waits in a loop, None where a thread waits.
     holder: the worker of a pool that has the call; None: it waits in the queue.
     """
@@ -45,7 +46,7 @@ class Items(SimpleQueue, Limited):  # type: ignore[type-arg]
         self.closed = False
         self.stopped = False
         self.received = self.framed = 0
-        self.taker = 0
+        self.taker = get_ident()
 
     def adding(self, found: "list[Any]", size: int = 0, framed: int = 0) -> "Steps":
         """Return steps that append items, *framed* of them or more from a frame.

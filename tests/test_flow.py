@@ -1,5 +1,6 @@
 """Unit: what a worker is told of its streams; the channel and the page are fakes."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -69,14 +70,15 @@ def test_a_closed_stream_is_stopped_once(flow):
 
 
 def test_streams_of_a_thread_that_leaves_are_closed_and_fail(flow):
-    mine, other, nobodys = (under_way(flow, number) for number in (1, 2, 3))
+    mine, other, made = (under_way(flow, number) for number in (1, 2, 3))
     mine.taker, other.taker = 11, 22
+    assert made.taker == threading.get_ident()
 
-    flow.close_those_of(0, 11)
+    flow.close_those_of(11)
 
-    assert [each.closed for each in (mine, other, nobodys)] == [True, False, True]
+    assert [each.closed for each in (mine, other, made)] == [True, False, False]
     assert isinstance(mine.arrived[-1][1].error, ClosedError)
-    assert len(flow.test.sent) == 2
+    assert len(flow.test.sent) == 1
 
 
 def test_nothing_is_told_in_a_forked_copy(flow):

@@ -410,6 +410,18 @@ def test_leaving_its_with_closes_a_stream(worker, heard):
     assert list(taken) == []
 
 
+def test_leaving_the_proxy_closes_a_stream_that_nobody_has_taken_from(
+    template, backend
+):
+    """This thread made it, and waits for the worker's end now."""
+    with template.run(RUN[backend], backend=backend) as proxy:
+        kept = proxy.stream("endless")
+
+    found, error = all_of(kept)
+    assert found == list(range(len(found)))
+    assert isinstance(error, ClosedError)
+
+
 def test_close_by_another_thread_wakes_who_waits(worker, fifo):
     taken = worker.stream("then", 1, "wait", fifo)
     found = []
@@ -483,7 +495,7 @@ def test_leaving_the_with_of_a_proxy_closes_what_this_thread_took_from(
 # The queue.
 
 
-def test_streams_and_calls_are_executed_in_order(worker, fifo):
+def test_streams_and_calls_are_executed_in_order(worker, backend, fifo):
     order = []
     gate = worker.submit("wait_at", fifo)
     worker("plain", "before", order.append)
@@ -491,9 +503,11 @@ def test_streams_and_calls_are_executed_in_order(worker, fifo):
     worker("plain", "between", order.append)
     second = worker.stream("numbers", 10)
     behind = worker.submit("plain", "behind")
-    assert worker.pending == 6
-
+    pending = worker.pending
     let_through(fifo)
+
+    # An asynchronous worker may have done some of what does not wait.
+    assert pending == 6 or (backend == "async" and pending < 6)
 
     assert gate.result(LIMIT) == "through"
     assert list(first) == list(range(500))

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import signal
+import sys
 from _queue import SimpleQueue
 
 import pytest
@@ -77,6 +78,10 @@ def test_an_interrupt_anywhere_loses_no_call(template, module, verb):
         assert len(pool.pids) == 1
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11),
+    reason="Python 3.10 may leave a with without its exit, see README, Platforms",
+)
 @pytest.mark.parametrize("verb", VERBS)
 def test_interrupts_by_a_signal_lose_no_call(template, verb):
     """Real ones: `with` is not torn, as it is where each bytecode may raise."""

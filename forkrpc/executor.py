@@ -68,7 +68,8 @@ class Executor(concurrent.futures.Executor):
         # Only a pickle can carry functions, and of those only this one by value.
         packs = options.get("serialiser", "pickle") == "pickle"
         self._packing = Packing() if packs else None
-        self._open: set[Future[Any]] = set()  # futures without an outcome
+        # Futures without an outcome, oldest first.
+        self._open: dict[Future[Any], None] = {}
         self._down = False
         if template is not None:
             self._pool = template.pool(function, **options)
@@ -93,8 +94,8 @@ class Executor(concurrent.futures.Executor):
         if self._down:
             raise ClosedError("cannot schedule new futures after shutdown")
         future = self._pool.submit(self._sent(fn), *args, **kwargs)
-        self._open.add(future)
-        future.add_done_callback(self._open.discard)
+        self._open[future] = None
+        future.add_done_callback(self._open.pop)
         return future
 
     def _sent(self, function: "Any") -> "Any":

@@ -11,7 +11,7 @@ from .closing import AsyncClosing
 from .errors import ClosedError
 from .items import Items
 from .loading import Failure
-from .loops import Waiter
+from .loops import Waiter, running_task
 from .stream import ENOUGH, ENOUGH_BYTES, raise_outcome
 
 TYPE_CHECKING = False
@@ -63,6 +63,7 @@ class AsyncStream(AsyncClosing):
     async def _fill(self) -> None:
         """Have a batch.  Raise StopAsyncIteration at the end, or what has ended it."""
         items, connection = self._items, self._connection
+        items.taker = running_task()
         while not self._end:
             if connection.flow.inert:
                 raise ClosedError(connection.closed)
@@ -160,7 +161,14 @@ class _HomeItems(Items):
     def __init__(self, bell: _Bell) -> None:
         super().__init__()
         self.bell = bell
+        self.taker = running_task()
 
     @property
     def ring(self) -> "Callable[[], object]":
         return partial(self.bell.home.inbox.append, (self.bell, None))
+
+    def taker_ended(self) -> bool:
+        if self.taker is None:  # a callback of the loop made it
+            return False
+        task = self.taker()
+        return task is None or bool(task.done())

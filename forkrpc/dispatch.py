@@ -135,6 +135,8 @@ class Dispatch(Intake):
         if self.limited:
             member.has_limits()
         staged = atomic.oldest(own.unsent, 2 * count)
+        if self.options["backend"] == "sync":
+            staged = through_stream(staged)
         kept: list[Any] = []
         holders: list[Any] = []
         rings: list[Any] = []
@@ -156,6 +158,7 @@ class Dispatch(Intake):
             partial(session.unsent.extend, kept),
             *rings,
         )
+        member.place.occupied = bool(rings) and self.options["backend"] == "sync"
         return len(kept) // 2
 
     def introduce(self, member: "Member") -> None:
@@ -228,3 +231,15 @@ class Dispatch(Intake):
         elif self.scheduler.keeps_idle or (not place.load and self._due == inf):
             with self.lock:  # else somebody will look in time
                 self._look_for_workers()
+
+
+def through_stream(staged: "list[Any]") -> "list[Any]":
+    """Return the calls of a block, up to the first that is a stream.
+
+    A blocking worker makes its items as somebody takes them, for ever perhaps: a call
+    behind it would wait, whatever other workers have to do.
+    """
+    for at in range(1, len(staged), 2):
+        if isinstance(staged[at], Items) and not staged[at].closed:
+            return staged[: at + 1]
+    return staged

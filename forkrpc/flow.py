@@ -5,8 +5,6 @@ saying it twice does no harm.
 """
 
 from . import wire
-from .errors import ClosedError
-from .loading import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,16 +58,13 @@ class Flow:
         self._program.check_may_wait(verb)
         self._channel.check_nested()
 
-    def close_those_of(self, taker: int) -> None:
-        """Close the streams that this thread took from last, or has made.
+    def close_those_of(self, *takers: object) -> None:
+        """Close the streams whose `Items.taker` is among *takers*, or has ended.
 
-        It waits for the worker's end, so nobody would take the rest.
+        They wait for the worker's end, so nobody would take the rest.
         """
         for items in list(self._session.streams.under_way.values()):
-            if items.taker == taker:
-                items.closed = True
-                error = ClosedError("the proxy was left before its stream was used up")
-                items.arrived.append((None, Failure(error)))
+            items.close_if_left_by(takers, "proxy")
         self.stop_closed()
 
     def look_at_page(self) -> None:

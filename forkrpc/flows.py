@@ -1,8 +1,6 @@
 """The streams of a pool: each belongs to the worker that has its call."""
 
-from .errors import ClosedError
 from .items import Items
-from .loading import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,14 +53,11 @@ class Flows:
         for member in self._crew.hands():
             member.flow.check_may_wait(verb)
 
-    def close_those_of(self, taker: int) -> None:
+    def close_those_of(self, *takers: object) -> None:
         for _, items in self.waiting():
-            if items.taker == taker:
-                items.closed = True
-                error = ClosedError("the pool was left before its stream was used up")
-                items.arrived.append((None, Failure(error)))
+            items.close_if_left_by(takers, "pool")
         for member in self._crew.hands():
-            member.flow.close_those_of(taker)
+            member.flow.close_those_of(*takers)
 
     def waiting(self) -> "list[tuple[Any, Items]]":
         """Return (call, items) of streams that no worker has."""

@@ -2,7 +2,6 @@
 
 import sys
 
-from .errors import ClosedError
 from .loading import Failure
 from .reactor import report
 from .standin import StandIn, Stepped
@@ -61,13 +60,10 @@ class FlowInPlace:
 
     stop_later = stop_closed
 
-    def close_those_of(self, taker: int) -> None:
+    def close_those_of(self, *takers: object) -> None:
         """As of Flow."""
         for items in list(self.under_way):
-            if items.taker == taker:
-                items.closed = True
-                error = ClosedError("the proxy was left before its stream was used up")
-                items.arrived.append((None, Failure(error)))
+            items.close_if_left_by(takers, "proxy")
         self.stop_closed()
 
     def lose(self, error_of: "Callable[[int], Exception]") -> None:

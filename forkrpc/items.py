@@ -4,6 +4,7 @@ Whoever reads the socket appends; the one who iterates takes.  Both do so by sin
 calls into C (`atomic.at_once`): an interrupt of either loses nothing.
 """
 
+import sys
 from _queue import SimpleQueue
 from _thread import get_ident
 from collections import deque
@@ -11,7 +12,7 @@ from functools import partial
 
 from . import wire
 from .entries import Streamed
-from .errors import ProtocolError
+from .errors import ClosedError, ProtocolError
 from .limits import Limited
 from .loading import Failure
 from .parts import Parts
@@ -32,7 +33,8 @@ class Items(SimpleQueue, Limited):  # type: ignore[type-arg]
     closed: nobody wants more.  stopped: the worker was told so.
     received: how many items have come, framed: how many of them in frames.  The others
     were read from the worker's page, and come once more if the worker lives on.
-    taker: the thread that took from it last, or that made the call.
+    taker: the thread (or, in a loop, the task) that took from it last, or that made
+    the call.
     bell: what waits in a loop, None where a thread waits.
     holder: the worker of a pool that has the call; None: it waits in the queue.
     """
@@ -46,7 +48,7 @@ class Items(SimpleQueue, Limited):  # type: ignore[type-arg]
         self.closed = False
         self.stopped = False
         self.received = self.framed = 0
-        self.taker = get_ident()
+        self.taker: Any = get_ident()
 
     def adding(self, found: "list[Any]", size: int = 0, framed: int = 0) -> "Steps":
         """Return steps that append items, *framed* of them or more from a frame.
@@ -72,6 +74,16 @@ class Items(SimpleQueue, Limited):  # type: ignore[type-arg]
     def ring(self) -> "Callable[[], object]":
         """A step that wakes whoever waits, to look again."""
         return partial(self.put, None)
+
+    def close_if_left_by(self, takers: "tuple[object, ...]", what: str) -> None:
+        """Close it, and fail it, if nobody but *takers* is there to take from it."""
+        if self.taker in takers or self.taker_ended():
+            self.closed = True
+            error = ClosedError(f"the {what} was left before its stream was used up")
+            self.arrived.append((None, Failure(error)))
+
+    def taker_ended(self) -> bool:
+        return self.taker not in sys._current_frames()
 
     def quiet(self) -> None:
         """Forget that it rang; in the thread that takes, which looks next."""

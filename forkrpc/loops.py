@@ -12,6 +12,7 @@ asyncio is never imported here: whoever waits in a loop has done so.
 
 import os
 import sys
+from _weakref import ref
 from collections import deque
 
 from .awaiter import Awaiter
@@ -283,6 +284,15 @@ def running_loop() -> "Any":
     """Return the asyncio loop that runs in this thread, None if there is none."""
     asyncio = sys.modules.get("asyncio")
     return None if asyncio is None else asyncio._get_running_loop()
+
+
+def running_task() -> "Any":
+    """Return a weak reference to the task that runs in this thread's loop, or None.
+
+    Weak: a task keeps what it uses, a stream for one, and would not be dropped with it.
+    """
+    task = sys.modules["asyncio"].current_task()
+    return None if task is None else ref(task)
 
 
 def loop_that_may_wait(verb: str, program: "Program | Here") -> "Any":

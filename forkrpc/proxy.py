@@ -7,7 +7,7 @@ from .astream import AsyncStream
 from .connection import Connection
 from .future import CallFuture
 from .loading import result_of
-from .loops import LoopCall, loop_that_may_wait, opened
+from .loops import LoopCall, loop_that_may_wait, opened, running_task
 from .stream import Stream
 
 TYPE_CHECKING = False
@@ -195,6 +195,7 @@ class Proxy:
         connection = self._connection
         loop = loop_that_may_wait("async with", connection.program)
         self.close()
+        connection.flow.close_those_of(running_task(), get_ident())
         await opened(connection.ended, loop)
 
     def __del__(self) -> None:

@@ -21,6 +21,7 @@ class Place:
     load: calls that it has and that have no answer.
     left: calls that it may still be given.
     up: it is set up.  leaving: it gets no more calls, and ends.
+    occupied: it gets none before it has answered those that it has.
     since: when it last became idle.
     spent: seconds for which it had executed calls, when that was last looked at.
     done: calls that it has answered since.
@@ -33,6 +34,7 @@ class Place:
         "left",
         "load",
         "number",
+        "occupied",
         "proven",
         "since",
         "spent",
@@ -44,7 +46,7 @@ class Place:
         self.left = left
         self.load = self.done = 0
         self.spent = 0.0
-        self.up = self.leaving = self.proven = False
+        self.up = self.leaving = self.occupied = self.proven = False
         self.since = now
 
     def __repr__(self) -> str:
@@ -139,6 +141,7 @@ class Scheduler:
             self._pace = pace
         if not load:
             place.since = now
+            place.occupied = False
         self.trouble.clear()
         if place.leaving and not load:
             self._vacant.append(now)
@@ -172,7 +175,9 @@ class Scheduler:
     def _room(self, place: Place, backlog: int, size: int) -> int:
         """Return the same, where each worker shall have *size* calls."""
         load = place.load
-        if not place.up or place.leaving or (load >= self._load and 2 * load > size):
+        if not place.up or place.leaving or place.occupied:
+            return 0
+        if load >= self._load and 2 * load > size:
             return 0
         return int(min(max(0, size - load), place.left, backlog))
 
@@ -200,7 +205,7 @@ class Scheduler:
         best, least, count = None, inf, 0
         for place in self.places:  # a hundred of them, perhaps, at each call
             load = place.load
-            if not place.up or place.leaving:
+            if not place.up or place.leaving or place.occupied:
                 continue
             if load >= self._load and 2 * load > size:
                 continue

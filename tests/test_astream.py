@@ -238,6 +238,42 @@ def test_closing_the_proxy_lets_an_open_stream_finish(worker):
     run(main())
 
 
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("here", [True, False])
+def test_leaving_the_proxys_with_closes_streams_that_no_task_will_take_from(
+    template, backend, taken, here
+):
+    """Those of the task that leaves, and those of tasks that have ended."""
+
+    async def make():
+        stream = proxy.astream("endless")
+        if taken:
+            assert await stream.__anext__() == 0
+        return stream
+
+    async def main():
+        async with proxy:
+            stream = await (make() if here else asyncio.create_task(make()))
+        found, error = await all_of(stream)
+        assert found == list(range(taken, len(found) + taken))
+        assert isinstance(error, ClosedError)
+        assert "before its stream was used up" in str(error)
+
+    proxy = template.run(RUN[backend], backend=backend)
+    run(main())
+
+
+def test_leaving_the_proxys_with_lets_other_tasks_take_the_rest(template, backend):
+    async def main():
+        async with proxy:
+            other = asyncio.create_task(all_of(proxy.astream("numbers", 10_000)))
+            await asyncio.sleep(0)  # it has taken over
+        assert await other == (list(range(10_000)), None)
+
+    proxy = template.run(RUN[backend], backend=backend)
+    run(main())
+
+
 def test_it_needs_a_running_loop_and_is_not_copied(worker):
     with pytest.raises(RuntimeError, match=r"astream\(\) waits in a running asyncio"):
         worker.astream("numbers", 1)

@@ -1,5 +1,6 @@
 """Unit: what a worker is told of its streams; the channel and the page are fakes."""
 
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 from forkrpc import ClosedError, wire
 from forkrpc.flow import Flow
 from forkrpc.items import Items, Streams
+from helpers import wait_until
 
 
 class Page:
@@ -59,6 +61,15 @@ def test_credit_of_a_stream_that_was_not_sent_is_not_told(flow):
     assert flow.test.sent == []
 
 
+def thread_that_has_ended():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(threading.get_ident()))
+    thread.start()
+    thread.join()
+    wait_until(lambda: found[0] not in sys._current_frames(), 5.0)
+    return found[0]
+
+
 def test_a_closed_stream_is_stopped_once(flow):
     under_way(flow, 1)
     under_way(flow, 2).closed = True
@@ -70,15 +81,16 @@ def test_a_closed_stream_is_stopped_once(flow):
 
 
 def test_streams_of_a_thread_that_leaves_are_closed_and_fail(flow):
-    mine, other, made = (under_way(flow, number) for number in (1, 2, 3))
-    mine.taker, other.taker = 11, 22
+    mine, made, ended = (under_way(flow, number) for number in (1, 2, 3))
     assert made.taker == threading.get_ident()
+    mine.taker = 11
+    ended.taker = thread_that_has_ended()
 
     flow.close_those_of(11)
 
-    assert [each.closed for each in (mine, other, made)] == [True, False, False]
+    assert [each.closed for each in (mine, made, ended)] == [True, False, True]
     assert isinstance(mine.arrived[-1][1].error, ClosedError)
-    assert len(flow.test.sent) == 1
+    assert len(flow.test.sent) == 2
 
 
 def test_nothing_is_told_in_a_forked_copy(flow):

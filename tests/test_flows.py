@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from forkrpc import Forker, WorkerDied
+from forkrpc import WorkerDied
 from helpers import wait_until
+from shared import shared_template
 
 LIMIT = 20.0  # seconds; much more than it takes
 
@@ -19,8 +20,7 @@ def numbers(most):
 
 @pytest.fixture(scope="module")
 def template():
-    with Forker(name="test_flows").require(__name__) as template:
-        template.ready(LIMIT)
+    with shared_template(__name__) as template:
         yield template
 
 
@@ -31,6 +31,34 @@ def test_several_streams_come_from_several_workers(template):
         assert len(pids) == 3
         for stream in streams:
             assert list(stream) == list(range(1000))
+
+
+def test_no_call_waits_behind_a_stream_while_a_worker_is_free(template):
+    with template.pool(numbers, max=3, load=8, start=0) as pool:
+        streams = [pool.stream(10**9) for _ in range(2)]
+        assert len({next(each) for each in streams}) == 2
+        futures = [pool.submit(1) for _ in range(20)]
+        for future in futures:
+            with pytest.raises(TypeError, match="generator function"):
+                future.result(LIMIT)
+        for stream in streams:
+            stream.close()
+        assert len(pool.pids) == 3
+
+
+def test_a_worker_that_has_made_a_stream_is_given_calls_again(template):
+    with template.pool(numbers, max=1, load=8) as pool:
+        streams = [pool.stream(3) for _ in range(10)]
+        assert [list(stream)[1:] for stream in streams] == [[0, 1, 2]] * 10
+
+
+def test_an_async_worker_makes_several_streams_at_once(template):
+    with template.pool(numbers, max=1, load=3, backend="async") as pool:
+        streams = [pool.stream(10**9) for _ in range(3)]
+        assert len({next(each) for each in streams}) == 1
+        assert len(pool.pids) == 1
+        for stream in streams:
+            stream.close()
 
 
 def test_a_death_ends_the_streams_of_that_worker_only(template):

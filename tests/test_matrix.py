@@ -30,7 +30,7 @@ from helpers import wait_until
 from shared import shared_template
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
-TIMEOUT = 1.0  # seconds that a call may run where one hangs; none but that may need it
+TIMEOUT = 0.5  # seconds that a call may run where one hangs; none but that may need it
 FUNCTIONS = {"sync": "run", "async": "run_async", "async-done": "run_done"}
 BACKENDS = list(FUNCTIONS)
 VERBS = ["callback", "submit", "call"]

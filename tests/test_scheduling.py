@@ -38,6 +38,20 @@ def test_the_first_call_starts_a_worker_at_once():
     assert made.to_start(1, 0.0) == 1
 
 
+def test_who_is_occupied_is_given_nothing_before_it_has_answered():
+    made, (first, second) = with_workers(2)
+    made.given(first, 1)
+    first.occupied = True
+
+    assert made.block(first, 10) == 0
+    made.given(second, 2)
+    assert made.next_block(10) is None
+    assert made.to_start(1, 0.0) == 0
+    assert made.to_start(1, 0.11) == 1
+    made.answered(first, 0, 0.0, 0.2)
+    assert made.next_block(10) == (first, 2)
+
+
 def test_no_second_one_before_calls_have_waited():
     made, (place,) = with_workers(1)
     made.given(place, 2)

@@ -40,7 +40,6 @@ SLICE = 5e-3  # seconds for which calls may begin in one turn of the loop
 MOST_AT_ONCE = 512  # calls that begin in one turn
 MOST_OPEN = 64  # of them, calls that do not end at once: what they make is unknown
 EAGER = sys.version_info >= (3, 12)  # tasks that run at once, and often end at once
-
 _EAGERLY: "dict[str, Any]" = {"eager_start": True}  # unknown to older versions
 
 

@@ -5,6 +5,7 @@ and its test file.
 """
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -234,9 +235,15 @@ def module_name(path):
 
 
 SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-every_module = pytest.mark.parametrize("name", SOURCES, ids=lambda n: n or "__init__")
 
 
+def offenders(found_in):
+    """Return what a rule finds, by module, without those where it finds nothing."""
+    found = {name: found_in(name) for name in SOURCES}
+    return {name: wrong for name, wrong in found.items() if wrong}
+
+
+@functools.cache
 def parse(name):
     return ast.parse(SOURCES[name].read_text(encoding="utf-8"))
 
@@ -259,11 +266,14 @@ def executed_nodes(node, in_function=False):
         yield from executed_nodes(child, in_function)
 
 
+@functools.cache
 def imports(name):
-    """Yield (absolute dotted name, whether in a function) of what *name* imports."""
-    for node, in_function in executed_nodes(parse(name)):
-        for target in imported_by(node, name):
-            yield target, in_function
+    """Return [(absolute dotted name, whether in a function)] of what *name* imports."""
+    return [
+        (target, in_function)
+        for node, in_function in executed_nodes(parse(name))
+        for target in imported_by(node, name)
+    ]
 
 
 def imported_by(node, name):
@@ -310,21 +320,20 @@ def against_the_layers(name, imported, in_function):
     return not fits and not (in_function and (name, imported) in EXCEPTIONS)
 
 
-@every_module
-def test_a_module_has_a_row_in_the_table_of_layers(name):
-    assert name in LAYERS
+def test_a_module_has_a_row_in_the_table_of_layers():
+    assert set(SOURCES) - set(LAYERS) == set()
 
 
-@every_module
-def test_imports_go_in_one_direction(name):
-    wrong = [
-        imported or "forkrpc"
-        for target, in_function in imports(name)
-        if (imported := own_module(target)) is not None
-        and against_the_layers(name, imported, in_function)
-    ]
+def test_imports_go_in_one_direction():
+    def against(name):
+        return [
+            imported or "forkrpc"
+            for target, in_function in imports(name)
+            if (imported := own_module(target)) is not None
+            and against_the_layers(name, imported, in_function)
+        ]
 
-    assert wrong == []
+    assert offenders(against) == {}
 
 
 def test_nobody_imports_an_engine():
@@ -338,40 +347,42 @@ def test_nobody_imports_an_engine():
     assert importers <= set(EXCEPTIONS)
 
 
-@every_module
-def test_an_engine_uses_the_public_names_only(name):
-    if not name.startswith("engines."):
-        return
+def test_an_engine_uses_the_public_names_only():
+    allowed = {"forkrpc"} | {f"forkrpc.{public}" for public in PUBLIC}
 
-    own = {target for target, _ in imports(name) if own_module(target) is not None}
+    def private(name):
+        if not name.startswith("engines."):
+            return set()
+        own = {target for target, _ in imports(name) if own_module(target) is not None}
+        return own - allowed
 
-    assert own <= {"forkrpc"} | {f"forkrpc.{public}" for public in PUBLIC}
-
-
-@every_module
-def test_the_childs_half_imports_little_at_import_time(name):
-    if LAYERS[name][0] == "parent":
-        return
-
-    loaded = {
-        target.partition(".")[0]
-        for target, in_function in imports(name)
-        if not in_function and own_module(target) is None
-    }
-
-    assert loaded <= STDLIB_AT_IMPORT | MORE_AT_IMPORT.get(name, set())
+    assert offenders(private) == {}
 
 
-@every_module
-def test_no_function_is_long(name):
-    long = {
-        node.name: length
-        for node in ast.walk(parse(name))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (length := code_lines(node)) > LONGEST_FUNCTION
-    }
+def test_the_childs_half_imports_little_at_import_time():
+    def too_much(name):
+        if LAYERS[name][0] == "parent":
+            return set()
+        loaded = {
+            target.partition(".")[0]
+            for target, in_function in imports(name)
+            if not in_function and own_module(target) is None
+        }
+        return loaded - STDLIB_AT_IMPORT - MORE_AT_IMPORT.get(name, set())
 
-    assert long == {}
+    assert offenders(too_much) == {}
+
+
+def test_no_function_is_long():
+    def long(name):
+        return {
+            node.name: length
+            for node in ast.walk(parse(name))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and (length := code_lines(node)) > LONGEST_FUNCTION
+        }
+
+    assert offenders(long) == {}
 
 
 def code_lines(function):
@@ -382,18 +393,22 @@ def code_lines(function):
     return function.end_lineno - function.lineno + 1 - docstring
 
 
-@every_module
-def test_no_module_is_long(name):
-    text = SOURCES[name].read_text(encoding="utf-8")
+def test_no_module_is_long():
+    lengths = {
+        name: len(path.read_text(encoding="utf-8").splitlines())
+        for name, path in SOURCES.items()
+    }
 
-    assert len(text.splitlines()) <= LONGEST_MODULE
+    assert {name for name in lengths if lengths[name] > LONGEST_MODULE} == set()
 
 
-@every_module
-def test_a_module_has_its_own_test(name):
-    expected = TESTED_ELSEWHERE.get(name, f"test_{name.replace('.', '_')}.py")
+def test_a_module_has_its_own_test():
+    expected = [
+        TESTED_ELSEWHERE.get(name, f"test_{name.replace('.', '_')}.py")
+        for name in SOURCES
+    ]
 
-    assert Path(__file__).with_name(expected).exists(), expected
+    assert [e for e in expected if not Path(__file__).with_name(e).exists()] == []
 
 
 def test_no_row_is_left_of_a_module_that_has_its_test_elsewhere():

@@ -211,8 +211,8 @@ class Crew(Dispatch):
             return
         assert isinstance(member, Member)
         if self._tells_worker:
-            tell, life = self.options["on_event"], member.life
-            member.session.on_event = lambda *args: tell(*args, worker=life.pid)
+            tell, session = self.options["on_event"], member.session
+            session.on_event = lambda *args: tell(*args, worker=session.pid)
         if self._killed:
             member.kill_quietly(signal.SIGKILL)
         if not member.life.over:  # else the template has ended, and `gone` was called

@@ -45,6 +45,11 @@ class Member(Connection):
         self.session.take_back = crew.take_back
         self.session.again = crew.again
 
+    @property
+    def pid(self) -> "int | None":
+        """Its process id, once the worker itself or the template has told it."""
+        return self.session.pid or self.life.pid
+
     def give(self, arguments: "Arguments") -> None:
         """Its calls come from the crew, with all that they carry."""
         if isinstance(arguments, CarryingArguments):

@@ -141,9 +141,9 @@ class Pool(Proxy):
 
     @property
     def pids(self) -> "list[int]":
-        """The process ids of the workers there are now."""
-        members = self._connection.hands()
-        return [each.life.pid for each in members if each.life.pid is not None]
+        """The process ids of the workers; of those that start, not all."""
+        pids = [each.pid for each in self._connection.hands()]
+        return [pid for pid in pids if pid is not None]
 
     @property
     def returncode(self) -> "int | None":

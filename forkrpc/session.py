@@ -89,6 +89,7 @@ class Session:
         self.on_said: Callable[[wire.Frame], object]
         self.read_pipe: Callable[[wire.Frame], object] = lambda _: None
         self.up = False  # the worker is set up
+        self.pid: int | None = None  # which it has told by then
         self.retired = False
         self.setup_failure: str | None = None
         self._recovered = 0  # id of the last call whose result was read from the page
@@ -342,7 +343,7 @@ class Session:
         elif frame.kind == wire.RETIRE:
             self.retired = True
         elif frame.kind == wire.READY:
-            self.up = True
+            self.pid, self.up = frame.first, True
         else:
             raise ProtocolError(f"{frame!r} from a worker")
 

@@ -36,6 +36,8 @@ Answers are of `count` calls from `first` on.  With SCATTERED in its flags (asyn
 workers answer in the order of completion) the body begins with a table of `count` u64
 ids, one for each answer, and goes on as above.
 
+READY has the worker's process id as `first`: its template may tell that later.
+
 CANCEL goes both ways, without a body: the program asks to cancel the call `first`; the
 worker tells that this call was cancelled, which is its answer.
 """

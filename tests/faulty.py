@@ -12,7 +12,7 @@ import sys
 import types
 
 EXIT, HARD_EXIT = 3, 5  # statuses
-DEEP = 200_000  # levels of nesting that no pickler takes
+DEEP = 20_000  # levels of nesting that no pickler takes
 
 
 def _raise():

@@ -1,5 +1,6 @@
 """Unit: results that wait for others, and their copy in the page."""
 
+import os
 import socket
 import sys
 import threading
@@ -21,7 +22,7 @@ def replies(name="pickle", limit=wire.LIMIT):
     page = progress.Page(memoryview(bytearray(progress.BLOCK)))
     made = Replies(channel, page, limit)
     made.codec = serialisers.codec(name, None)
-    made.send(wire.encode(wire.READY))
+    made.send(wire.encode(wire.READY, first=os.getpid()))
     return made, channel, page
 
 

@@ -103,7 +103,7 @@ def test_a_call_whose_worker_dies_before_it_gets_it_goes_to_another(
 
     def late(member, call, queue):
         monkeypatch.setattr(Member, "exchange", exchange)
-        os.kill(member.life.pid, signal.SIGKILL)
+        os.kill(*pool.pids, signal.SIGKILL)
         assert member.ended.wait(LIMIT)
         return exchange(member, call, queue)
 

@@ -521,8 +521,18 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("scenario", SCENARIOS)
+def scenarios_by_way():
+    """Yield all pairs; each scenario with three of the ways is not slow."""
+    for number, scenario in enumerate(SCENARIOS):
+        for place, way in enumerate(WAYS):
+            common = way in (as_script, at_the_prompt) or place == 1 + number % 4
+            marks = () if common else pytest.mark.slow
+            yield pytest.param(
+                way, scenario, marks=marks, id=f"{scenario}-{way.__name__}"
+            )
+
+
+@pytest.mark.parametrize(("way", "scenario"), list(scenarios_by_way()))
 def test_what_is_defined_in_main_works_in_both_processes(way, scenario, tmp_path):
     done = way(program_of(scenario), tmp_path)
 

@@ -22,6 +22,7 @@ from forkrpc import (
     event,
     retire,
 )
+from forkrpc.life import Life
 from helpers import MS, wait_until
 
 LIMIT = 20.0  # seconds; much more than it takes
@@ -598,6 +599,24 @@ def test_a_map_keeps_its_pool_open(template, settings):
     gc.collect()
 
     assert list(results) == list(range(0, 10_000, 2))
+
+
+def test_who_has_answered_is_among_the_pids(template, monkeypatch):
+    """The template tells of a worker, and may do so behind what that says itself."""
+    late, heard = SimpleQueue(), SimpleQueue()
+    started = Life.started
+    monkeypatch.setattr(Life, "started", lambda *args: late.put(args))
+
+    def on_event(value, *, worker):
+        heard.put((value, worker))
+
+    with template.pool(tell, max=1, on_event=on_event) as pool:
+        pool.call(5)
+        (worker,) = pool.pids
+        assert heard.get(timeout=LIMIT) == (5, worker)
+        args = late.get(timeout=LIMIT)
+        pool._connection.program.reactor.soon(lambda: started(*args))
+        wait_until(lambda: args[0].pid == worker, LIMIT)
 
 
 def test_descriptors_for_workers_may_be_closed_at_once(template, tmp_path):

@@ -888,10 +888,10 @@ def test_an_event_that_cannot_be_loaded_is_told_to_on_error(session, body):
 
 
 def test_a_worker_tells_that_it_is_ready_retires_or_has_failed(session):
-    arrive(session, wire.encode(wire.READY), wire.encode(wire.RETIRE))
+    arrive(session, wire.encode(wire.READY, first=7), wire.encode(wire.RETIRE))
     arrive(session, wire.encode(wire.FAILED, "no \N{SNOWMAN}".encode() + b"\xff"))
 
-    assert session.retired
+    assert (session.up, session.pid, session.retired) == (True, 7, True)
     assert session.setup_failure == "no \N{SNOWMAN}\N{REPLACEMENT CHARACTER}"
 
 

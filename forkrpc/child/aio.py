@@ -102,7 +102,7 @@ class Async:
         self._serving = True
         calls.run_in(loop, self._context)
         loop.call_soon(self._watch, context=self._context)
-        self.answers.send(wire.encode(wire.READY))
+        self.answers.send(wire.encode(wire.READY, first=os.getpid()))
         while calls.ended is None:
             try:
                 loop.run_forever()

@@ -6,6 +6,7 @@ in which it was made.
 """
 
 import _thread
+import os
 from _pickle import dumps as pickle_dumps
 from collections import deque
 from time import monotonic
@@ -208,7 +209,7 @@ class Replies:
 
     def begin(self) -> None:
         """Say that calls may come; in one piece with the greeting, as most often."""
-        ready = wire.encode(wire.READY)
+        ready = wire.encode(wire.READY, first=os.getpid())
         with self._lock:
             frames = self._outbox.frames
             if len(frames) == 1:

@@ -81,9 +81,10 @@ class Proxy:
     def stream(self, /, *args: "Any", **kwargs: "Any") -> "Stream":
         """Call a generator function; return an iterator of what it yields.
 
-        The items come as they are produced, at most 64 items or 256 KiB ahead of who
-        takes them.  Closing or dropping the iterator closes the generator.  Raise
-        RuntimeError at once in the thread that runs callbacks, as `call`.
+        The items come as they are produced, at most 64 items (256, where each takes
+        less than 50 us) or 256 KiB ahead of who takes them.  Closing or dropping the
+        iterator closes the generator.  Raise RuntimeError at once in the thread that
+        runs callbacks, as `call`.
         """
         connection = self._connection
         connection.program.check_may_wait("stream()")

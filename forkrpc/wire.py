@@ -84,6 +84,7 @@ WARNING = 1  # flag of LOG: a warning, no record
 STDOUT, STDERR, PIPED = 1, 2, 4  # flags of OUTPUT: where to show it, how it came
 
 WINDOW = 64  # items that a stream may be ahead of who takes them
+WIDE_WINDOW = 256  # the same, where items are made quickly
 WINDOW_BYTES = 256 << 10  # the same in bytes; the item that reaches it is still made
 
 _LIMIT = Struct("<d")

@@ -103,10 +103,14 @@ def listed(values):
     yield from values
 
 
-def told(count):
-    """Yield numbers; tell of each before it is made, and of the end."""
+def told(count, pause=0.0):
+    """Yield numbers; tell of each before it is made, and of the end.
+
+    pause: seconds that each takes, so that the window is no wide one.
+    """
     try:
         for number in range(count):
+            time.sleep(pause)
             forkrpc.event("make", number)
             yield number
     finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 from collections import deque
 
 import pytest
@@ -12,6 +13,7 @@ from forkrpc import progress, serialisers, wire
 from forkrpc.child.bodies import load_arguments
 from forkrpc.child.replies import Replies
 from forkrpc.child.stream import (
+    QUICK,
     Producer,
     Window,
     for_calls,
@@ -126,9 +128,23 @@ def test_it_waits_with_a_window_sent():
 
     backend.run(range(1000))
 
-    assert backend.waits[0] == wire.WINDOW
+    assert wire.WINDOW <= backend.waits[0] <= wire.WIDE_WINDOW
     assert backend.sent() == list(range(1000))
     assert all(frame.kind == wire.CALL for frame in backend.frames)
+
+
+def test_it_waits_sooner_where_items_are_slow():
+    backend = Backend()
+
+    def slow():
+        for number in range(200):
+            time.sleep(2 * QUICK)
+            yield number
+
+    backend.run(slow())
+
+    assert backend.waits[0] == wire.WINDOW
+    assert backend.sent() == list(range(200))
 
 
 def test_it_waits_when_a_window_of_bytes_is_sent():
@@ -181,6 +197,10 @@ def test_an_event_does_not_overtake_the_items_before_it():
 def test_a_window_is_full_by_items_or_by_bytes():
     window = Window()
     window.made = wire.WINDOW
+    assert window.full()
+    window.adapt(slow=False)
+    assert not window.full()
+    window.made = wire.WIDE_WINDOW
     assert window.full()
     window.take(1)
     assert not window.full()

@@ -162,7 +162,7 @@ def test_the_main_job_and_the_tests_are_one_line_each():
     start = "python3 -m venv .venv && .venv/bin/pip install -q "
 
     assert job == f"{start}. && .venv/bin/python examples/checksums.py examples"
-    assert tests == f"{start}'.[test]' && .venv/bin/python -m pytest -n 3"
+    assert tests == f"{start}'.[test]' && .venv/bin/python -m pytest -n 4"
 
 
 def test_a_clean_machine_runs_the_tests_as_the_readme_does():

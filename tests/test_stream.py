@@ -27,6 +27,7 @@ from shared import shared_template
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
 WINDOW = 64
+SLOW = 1e-4  # seconds; items that take so long have no wide window
 BACKENDS = ["sync", "async"]
 RUN = {"sync": "streamed.run", "async": "streamed.arun"}
 
@@ -197,7 +198,7 @@ def test_items_come_while_an_event_is_sent_between_them(worker, heard):
 
 
 def test_the_generator_is_at_most_a_window_ahead(worker, heard):
-    taken = worker.stream("told", 1000)
+    taken = worker.stream("told", 1000, SLOW)
     for number in range(300):
         assert next(taken) == number
         made = len(heard.events)
@@ -209,7 +210,7 @@ def test_the_generator_is_at_most_a_window_ahead(worker, heard):
 
 
 def test_the_generator_makes_a_whole_window_while_nobody_takes(worker, heard):
-    with worker.stream("told", 1000) as taken:
+    with worker.stream("told", 1000, SLOW) as taken:
         wait_until(lambda: len(heard.events) >= WINDOW, LIMIT)
         assert next(taken) == 0
         assert len(heard.events) <= WINDOW + 1
@@ -346,7 +347,7 @@ def test_close_runs_the_generators_finally(worker, heard, backend):
 
 
 def test_close_reaches_a_generator_that_is_blocked(worker, heard):
-    taken = worker.stream("told", 10**9)
+    taken = worker.stream("told", 10**9, SLOW)
     wait_until(lambda: len(heard.events) == WINDOW, LIMIT)
 
     taken.close()
@@ -795,7 +796,7 @@ def test_a_blocked_generator_ends_when_the_program_is_killed(tmp_path, orphan):
 @pytest.mark.parametrize("module", [stream, items], ids=["stream", "items"])
 def test_an_interrupt_anywhere_loses_no_item(worker, module):
     def attempt(interrupted):
-        taken, found = worker.stream("numbers", 100), []
+        taken, found = worker.stream("numbers", 600), []
         with interrupted as raised:
             for _ in range(3):
                 try:
@@ -803,7 +804,7 @@ def test_an_interrupt_anywhere_loses_no_item(worker, module):
                         found.append(item)
                 except Interrupt:
                     continue
-        assert found == list(range(100))
+        assert found == list(range(600))
         return raised
 
     assert interrupt_everywhere(attempt, module) > 50

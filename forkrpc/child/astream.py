@@ -18,7 +18,7 @@ from ..functions import name_of
 from ..parts import Parts
 from ..serialisers import keepable
 from .bodies import load_call, result_body
-from .stream import GATHER, QUICK, Window, is_generator_function, iterator_of
+from .stream import QUICK, Window, is_generator_function, iterator_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -181,7 +181,8 @@ class _Open:
         self._run.append(item)
         now = monotonic()
         slow, self._before = now - self._before > QUICK, now
-        return slow or number - self._sent >= GATHER or window.full()
+        window.adapt(slow=slow)
+        return slow or number - self._sent >= window.gathers() or window.full()
 
     def _add_parts(self, number: int, parts: Parts) -> bool:
         """As `add`, for an item that has a frame of its own."""

@@ -29,18 +29,29 @@ if TYPE_CHECKING:
     from .replies import Replies
     from .sync import Sync
 
-GATHER = wire.WINDOW // 2  # items in one frame: half a window is made while one is read
 QUICK = 50e-6  # seconds; a slower item leaves at once, and the program is heard
 _GENERATOR = 0x20  # CO_GENERATOR of code objects
 
 
 class Window:
-    """How far a generator is ahead of who takes its items."""
+    """How far a generator is ahead of who takes its items.
+
+    size: items that it may be ahead.  A wide one costs little that nobody wants, where
+    items are quick, and their frames less.
+    """
 
     def __init__(self) -> None:
+        self.size = wire.WINDOW
         self.made = self.taken = 0
         self._bytes = self._taken_bytes = 0
         self._sizes: deque[tuple[int, int]] = deque()  # (item, bytes up to it)
+
+    def adapt(self, *, slow: bool) -> None:
+        self.size = wire.WINDOW if slow else wire.WIDE_WINDOW
+
+    def gathers(self) -> int:
+        """Return how many items make a frame: half are made while one is read."""
+        return self.size // 2
 
     def weigh(self, number: int, size: int) -> None:
         """Count the bytes of an item; small numbers are not counted."""
@@ -54,7 +65,7 @@ class Window:
 
     def full(self) -> bool:
         return (
-            self.made - self.taken >= wire.WINDOW
+            self.made - self.taken >= self.size
             or self._bytes - self._taken_bytes >= wire.WINDOW_BYTES
         )
 
@@ -135,7 +146,9 @@ class Producer:
                     self._turn(slow=now - before > QUICK, late=now > due)
                     if self.stopped:
                         break
-                    goal = min(self._sent + GATHER, window.taken + wire.WINDOW)
+                    goal = min(
+                        self._sent + window.gathers(), window.taken + window.size
+                    )
                     now = monotonic()
                     due = now + QUICK
                 before = now
@@ -147,7 +160,9 @@ class Producer:
     def _turn(self, *, slow: bool, late: bool) -> None:
         """Between two items: send, hear what the program says, wait for credit."""
         window = self._window
-        if slow or window.taken >= self._sent or window.made - self._sent >= GATHER:
+        window.adapt(slow=slow)
+        held = window.made - self._sent
+        if slow or window.taken >= self._sent or held >= window.gathers():
             self._replies.flush()
         if late:
             self._look()

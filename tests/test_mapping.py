@@ -600,7 +600,7 @@ def test_what_has_not_started_is_cancelled(marks, fifo, chunksize, how):
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_map_that_is_left_early_leaves_nothing(doubling, ordered):
-    for _ in range(20):
+    for _ in range(10):
         for result in map_over(doubling, (itertools.count(),), ordered=ordered):
             if result > 100:
                 break
@@ -725,8 +725,7 @@ def interruptible(monkeypatch):
 @pytest.mark.parametrize(
     "module", [mapping, jobs, making, source], ids=lambda m: m.__name__
 )
-@pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("chunksize", [1, 2])
+@pytest.mark.parametrize(("ordered", "chunksize"), [(True, 1), (False, 2)])
 def test_an_interrupt_anywhere_loses_and_doubles_nothing(module, ordered, chunksize):
     with Forker().require("mapped").run("mapped.count") as proxy:
         feed, executed = Feed(proxy._connection), 0

@@ -522,7 +522,7 @@ def test_streams_and_calls_are_executed_in_order(worker, backend, fifo):
 def test_a_call_behind_a_stream_waits_for_its_end(worker, backend):
     if backend != "sync":
         pytest.skip("calls overtake streams there")
-    taken = worker.stream("numbers", 200)
+    taken = worker.stream("numbers", 10**9)
     behind = worker.submit("plain", "behind")
     assert next(taken) == 0
     assert not behind.done()
@@ -656,11 +656,11 @@ def test_a_generator_that_hangs_runs_into_the_timeout(template, backend):
 def test_waiting_for_its_reader_does_not_count_for_the_timeout(template, backend):
     options = {"backend": backend, "timeout": 0.3, "on_error": lambda _: None}
     with template.run(RUN[backend], **options) as proxy:
-        taken = proxy.stream("numbers", 200)
+        taken = proxy.stream("numbers", 1000)
         assert next(taken) == 0
         assert not threading.Event().wait(1.0)  # much longer than the limit
 
-        assert list(taken) == list(range(1, 200))
+        assert list(taken) == list(range(1, 1000))
 
 
 def test_the_timeout_counts_the_time_that_the_generator_runs(template, backend):
@@ -795,8 +795,11 @@ def test_a_blocked_generator_ends_when_the_program_is_killed(tmp_path, orphan):
 
 @pytest.mark.parametrize("module", [stream, items], ids=["stream", "items"])
 def test_an_interrupt_anywhere_loses_no_item(worker, module):
+    streams = []  # none is dropped while another is interrupted
+
     def attempt(interrupted):
         taken, found = worker.stream("numbers", 600), []
+        streams.append(taken)
         with interrupted as raised:
             for _ in range(3):
                 try:

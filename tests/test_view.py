@@ -384,8 +384,8 @@ def test_a_stream_waits_for_its_reader_without_running_out_of_time(backend):
         yield from range(count)
 
     with Forker().run(numbers, backend=backend) as proxy:
-        taken = proxy.with_options(timeout=0.3).stream(200)
+        taken = proxy.with_options(timeout=0.3).stream(1000)
         assert next(taken) == 0
         time.sleep(0.5)  # the generator is a window ahead
-        assert list(taken) == list(range(1, 200))
+        assert list(taken) == list(range(1, 1000))
         assert list(proxy.stream(2)) == [0, 1]

@@ -224,6 +224,9 @@ def check_nothing_left(before):
 @pytest.fixture(scope="session", autouse=True)
 def _settled_library():
     settle_library()
+    # No collection walks the thousands of tests again, be it a test's own or another.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -129,6 +129,8 @@ class Scheduler:
     def answered(self, place: Place, load: int, spent: float, now: float) -> None:
         """It has so many calls now, and has executed calls for so long."""
         done, place.load = place.load - load, load
+        if not load:
+            place.occupied = False
         if done <= 0:
             return  # more, where an interrupt came between giving and telling
         place.done += done
@@ -141,7 +143,6 @@ class Scheduler:
             self._pace = pace
         if not load:
             place.since = now
-            place.occupied = False
         self.trouble.clear()
         if place.leaving and not load:
             self._vacant.append(now)

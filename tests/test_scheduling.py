@@ -52,6 +52,15 @@ def test_who_is_occupied_is_given_nothing_before_it_has_answered():
     assert made.next_block(10) == (first, 2)
 
 
+def test_who_was_occupied_is_free_also_where_its_call_was_not_counted():
+    made, (place,) = with_workers(1)
+    place.occupied = True  # an interrupt came between giving the call and counting it
+
+    made.answered(place, 0, 0.0, 0.1)
+
+    assert made.next_block(10) == (place, 2)
+
+
 def test_no_second_one_before_calls_have_waited():
     made, (place,) = with_workers(1)
     made.given(place, 2)

@@ -84,6 +84,7 @@ class Connection:
         session.follow(life)
         life.read_on = self._channel.read_on
         life.read_rest = self._channel.read_rest
+        life.said_pid = partial(getattr, self.session, "pid")
         life.on_end = self._on_end
         own = partial(limit_of, session)
         life.limit_calls(options["timeout"], own, *session.limits())

@@ -222,7 +222,8 @@ class Crew(Dispatch):
         """Do what an interrupt left undone; return whether to look again."""
         self._ticking = False  # first: who calls now has it called again
         for member in self.hands():
-            self.heard(member)
+            if self.missed(member):
+                self.heard(member)
             if member.session.unsent:
                 member.flush()
         for call in list(self._given_up):

@@ -197,6 +197,17 @@ class Dispatch(Intake):
             for member in self.hands():
                 member.check_nested()
 
+    def missed(self, member: "Member") -> bool:
+        """Return whether an interrupt may have kept `heard` from telling something."""
+        place, session = member.place, member.session
+        return (
+            session.outstanding() != place.load
+            or session.up is not place.up
+            or (session.retired and not place.leaving)
+            or (place.leaving and not place.load and member.closed is None)
+            or self.broken is not None
+        )
+
     def heard(self, member: "Member") -> None:
         if self.lock._is_owned():  # type: ignore[attr-defined]
             return

@@ -16,7 +16,7 @@ from .death import Death
 from .gate import Gate
 from .progress import BEGUN, FIRST, HELD, MADE, SINCE, SPENT, STREAM, WAITING
 from .reactor import READ, Timer
-from .system import exit_status, kill_group
+from .system import exit_status, kill_group, pidfd_of_worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Life:
     read_on: reads what the worker has sent so far, unless another thread reads.
     read_rest: reads what the worker has left in its socket; False while another
     thread does that.
+    said_pid: returns the process id that the worker itself has told, or None.
     on_end: called once, when the process has ended and all signs are in.
     Whoever gave these is let go then: no cycle waits for the collector.
     """
@@ -51,6 +52,7 @@ class Life:
         self.read_on: Callable[[], None]
         self.read_rest: Callable[[], bool]
         self._suspect = 0  # a call beyond its limit, whose answer is looked for
+        self.said_pid: Callable[[], int | None]
         self.on_end: Callable[[], None]
         self._program = program
         self._page: Page | None = page
@@ -80,6 +82,13 @@ class Life:
             kill_group(pid, pidfd, self._kill_with)
 
     def refused(self, text: str) -> None:
+        """There is no process; or there is, and its template ended before it told."""
+        self.read_rest()
+        pid = self.said_pid()
+        pidfd = None if pid is None else pidfd_of_worker(pid)
+        if pid is not None and pidfd is not None:
+            self.started(pid, pidfd)
+            return
         self._refused = text
         self._dead = True
         self._finish()
@@ -161,7 +170,7 @@ class Life:
         self._let_go()
 
     def _let_go(self) -> None:
-        del self.read_on, self.read_rest, self.on_end
+        del self.read_on, self.read_rest, self.said_pid, self.on_end
         self._limits = None
         for timer in (self._ruling, self._looking):
             if timer is not None:

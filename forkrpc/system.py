@@ -62,6 +62,25 @@ def kill_group(pid: int, pidfd: "int | None", number: int) -> bool:
     return True
 
 
+def pidfd_of_worker(pid: int) -> "int | None":
+    """Return a pidfd of a worker that told its id itself; None if it may be another's.
+
+    Its title (`set_title`) begins with the id of this program.
+    """
+    pidfd = pidfd_open(pid)
+    if pidfd is None:
+        return None
+    for name in "comm", "cmdline":
+        try:
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                if file.read().startswith(f"{os.getpid()}:".encode()):
+                    return pidfd
+        except OSError:
+            break
+    os.close(pidfd)
+    return None
+
+
 def exit_status(pid: int, pidfd: "int | None") -> "int | None":
     """Return the wait status of an ended process that is not ours, None if unknown.
 

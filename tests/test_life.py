@@ -6,10 +6,12 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 
 from forkrpc import ClosedError, Forker, SetupError, WorkerDied
+from forkrpc.life import Life
 from helpers import process_alive, process_stat, run_program, wait_until
 
 LIMIT = 20.0  # seconds for anything to happen; much more than it takes
@@ -368,6 +370,26 @@ def test_workers_of_a_killed_template_go_on(template, tmp_path):
         with Forker() as other, other.run("faulty.run") as another:
             assert another.call("echo", 2) == 2
     assert proxy.returncode == 0 if KEPT_STATUS else (proxy.returncode in (0, None))
+
+
+def test_a_worker_that_its_template_did_not_tell_of_goes_on(template, monkeypatch):
+    """Its template is killed between forking it and telling that."""
+    pidfds = []
+    monkeypatch.setattr(
+        Life, "started", lambda _life, _pid, pidfd: pidfds.append(pidfd)
+    )
+    with template.run("os.getpid") as proxy:
+        pid = proxy.call()
+        wait_until(lambda: pidfds, LIMIT)
+        monkeypatch.undo()
+        os.close(*pidfds)
+        connection = proxy._connection
+        refuse = partial(connection.life.refused, "the template ended")
+        connection.program.reactor.soon(refuse)
+
+        assert proxy.pid == pid
+        assert proxy.call() == pid
+    assert proxy.returncode == 0
 
 
 def test_a_worker_not_yet_forked_when_the_template_is_killed_fails(template, fifo):

@@ -28,7 +28,7 @@ def traceback_of(error: BaseException) -> str:
         linecache.cache[name] = (len(source), None, source.splitlines(True), name)
     text = text_of(error)
     summary = f"{type(error).__name__}: {error}"
-    return text if text.strip() == summary else f"{summary}\n\n{text}".rstrip()
+    return (text if text.strip() == summary else f"{summary}\n\n{text}").rstrip()
 
 
 def _take_over(_: "Template", arguments: "Any", handles: "list[int]") -> None:

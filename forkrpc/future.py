@@ -5,12 +5,12 @@ Ctrl-C there leaves it held, and whoever settles the future would wait for ever.
 """
 
 import _thread
-from _queue import Empty, SimpleQueue
 from collections import deque
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from .awaiter import CANCELLED, Awaiter
+from .gate import Bell
 from .loading import Failure
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ class FutureLock(_thread.RLock):  # type: ignore[misc]
     """What a Future needs of a Condition; entered and left by calls into C."""
 
     def __init__(self) -> None:
-        self.sleepers: deque[SimpleQueue[None]] = deque()
+        self.sleepers: deque[Bell] = deque()
 
     def notify_all(self) -> None:
         while self.sleepers:
@@ -118,15 +118,10 @@ class CallFuture(Future, Awaiter):  # type: ignore[type-arg]
     def _outcome(self, timeout: "float | None", verb: str) -> "BaseException | None":
         if self._state not in _DONE:
             self._program.check_may_wait(verb)
-            queue: SimpleQueue[None] = SimpleQueue()
-            if timeout is not None:
-                timeout = max(0.0, timeout)  # as the standard one: it may be over
-            self._condition.sleepers.append(queue)  # publish, then look
-            if self._state not in _DONE:
-                try:
-                    queue.get(timeout=timeout)
-                except Empty:
-                    raise FutureTimeoutError from None
+            bell = Bell()
+            self._condition.sleepers.append(bell)  # publish, then look
+            if self._state not in _DONE and not bell.wait(timeout):
+                raise FutureTimeoutError
         if self.cancelled():
             raise CancelledError
         return self._exception

@@ -5,12 +5,32 @@ whoever sets the event would wait for ever.
 """
 
 import threading
-from _queue import Empty, SimpleQueue
+from _thread import TIMEOUT_MAX, allocate_lock
 from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+class Bell:
+    """Something that a thread waits for; rung once, by a call into C.
+
+    Not a SimpleQueue: on Python 3.10 its `get` with a timeout waits for ever where that
+    is over before it has begun to wait, as on a busy machine.
+    """
+
+    __slots__ = ("_lock", "put")
+
+    def __init__(self) -> None:
+        self._lock = lock = allocate_lock()
+        lock.acquire()
+        self.put: Any = lock.__exit__  # releases it; `put(None)`
+
+    def wait(self, timeout: "float | None") -> bool:
+        """Wait until it is rung; return whether it was.  timeout: seconds."""
+        limit = -1 if timeout is None else min(max(0.0, timeout), TIMEOUT_MAX)
+        return self._lock.acquire(True, limit)
 
 
 class Gate:
@@ -40,14 +60,9 @@ class Gate:
         """Wait until it is open; return whether it is.  timeout: seconds."""
         if self._open:
             return True
-        queue: SimpleQueue[None] = SimpleQueue()
-        self._sleepers.append(queue)  # publish, then look
-        if not self._open:
-            try:
-                queue.get(timeout=timeout)
-            except Empty:
-                return self._open
-        return True
+        bell = Bell()
+        self._sleepers.append(bell)  # publish, then look
+        return self._open or bell.wait(timeout) or self._open
 
 
 def is_interrupt(error: BaseException) -> bool:

@@ -88,7 +88,7 @@ def test_waiting_ends_at_the_timeout_with_the_standard_error(future, verb, timeo
     with pytest.raises(concurrent.futures.TimeoutError) as raised:
         getattr(future, verb)(timeout)
 
-    assert raised.value.__suppress_context__
+    assert raised.value.__context__ is None
     assert not future.done()
 
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from forkrpc import gate as gate_module
-from forkrpc.gate import Gate, is_interrupt
+from forkrpc.gate import Bell, Gate, is_interrupt
 from helpers import MS, wait_until
 from interrupts import Interrupt, interrupt_everywhere, storm_of_interrupts
 
@@ -126,6 +126,29 @@ def test_a_storm_of_interrupts_ends_no_wait_for_good():
 
     timer.join(LIMIT)
     assert opened
+
+
+# A bell.
+
+
+def test_who_comes_behind_the_bell_does_not_wait():
+    bell = Bell()
+    bell.put(None)
+
+    assert bell.wait(None)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, 1e-9, -1, 5e-3])
+def test_a_wait_ends_when_its_time_is_over(timeout):
+    for _ in range(10):
+        assert not Bell().wait(timeout)
+
+
+def test_any_length_of_time_may_be_waited():
+    bell = Bell()
+    threading.Timer(0.01, bell.put, [None]).start()
+
+    assert bell.wait(float("inf"))
 
 
 # What came from outside.

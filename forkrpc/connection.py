@@ -78,6 +78,7 @@ class Connection:
         self._seen = 0  # the first call whose result was held at the last look
         self._closing = False  # an orderly end was asked for
         self._killed = False  # by `kill`: nobody is to be told
+        self._death: Any = None  # once nothing more can be had from the worker
         self._pipes = Pipes(session)
         session.on_error = partial(tell_error, options)
         session.on_event = options["on_event"]
@@ -187,10 +188,9 @@ class Connection:
 
     def death_error(self) -> "Exception | None":
         """Return a new exception if the worker has ended unasked, None else."""
-        if not self.life.over or self._closing:
+        if self._death is None or self._closing:
             return None
-        death = self.life.death(self.session.setup_failure)
-        return death.error_of(self.session.sent + 1)  # type: ignore[no-any-return]
+        return self._death.error_of(self.session.sent + 1)  # type: ignore[no-any-return]
 
     def home(self, verb: str) -> "Home":
         """Return where the event loop of this thread waits.  Raise RuntimeError."""
@@ -297,9 +297,10 @@ class Connection:
     def _on_end(self) -> None:
         """Settle all that is left: the process has ended."""
         self._channel.close()  # first: who still writes would reckon `gather` anew
-        self._take_no_more(f"worker {self.life.pid} has ended")
         self.session.look(self.life)
         self.flow.recover()
+        self._death = self.life.death(self.session.setup_failure)  # the page is gone
+        self._take_no_more(f"worker {self.life.pid} has ended")
         self._pipes.read()
         lost = self._sweep()
         self._channel.loops.close()

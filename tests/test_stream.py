@@ -318,6 +318,24 @@ def test_a_death_fails_the_stream_behind_all_that_was_made(
     assert len(heard.errors) == 1
 
 
+def test_a_call_made_as_the_worker_ends_costs_no_item(template, monkeypatch):
+    """It asked what had ended the worker, and so gave back the page with the items."""
+    with template.run("streamed.run", on_error=lambda _: None) as proxy:
+        connection, early = proxy._connection, []
+        recover = connection.flow.recover
+
+        def late():
+            early.append(connection.death_error())
+            recover()
+
+        monkeypatch.setattr(connection.flow, "recover", late)
+        found, error = all_of(proxy.stream("then", 64, "hard-exit"))
+
+    assert early == [None]
+    assert found == list(range(64))
+    assert type(error) is WorkerDied
+
+
 def test_a_stream_is_failed_by_kill(worker):
     taken = worker.stream("numbers", 10**9)
     assert next(taken) == 0

@@ -477,6 +477,7 @@ def check_it_cost_the_worker(proxy, told, queue, error, cell, *, overtaken=False
         assert behind.started is overtaken or behind.started is False
         assert behind.returncode == cell.returncode
         assert behind.pid == proxy.pid
+    wait_until(lambda: told.errors, LIMIT, "on_error")  # behind what the futures say
     if isinstance(error, WorkerDied) and error is not told.errors[0]:
         assert error.started is True
         assert error.returncode == cell.returncode

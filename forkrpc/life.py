@@ -83,7 +83,7 @@ class Life:
 
     def refused(self, text: str) -> None:
         """There is no process; or there is, and its template ended before it told."""
-        self.read_rest()
+        self.read_on()
         pid = self.said_pid()
         pidfd = None if pid is None else pidfd_of_worker(pid)
         if pid is not None and pidfd is not None:

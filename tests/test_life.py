@@ -1,5 +1,6 @@
 """End-to-end: how workers die and end, and how exactly the program is told."""
 
+import contextlib
 import os
 import platform
 import signal
@@ -372,24 +373,45 @@ def test_workers_of_a_killed_template_go_on(template, tmp_path):
     assert proxy.returncode == 0 if KEPT_STATUS else (proxy.returncode in (0, None))
 
 
-def test_a_worker_that_its_template_did_not_tell_of_goes_on(template, monkeypatch):
-    """Its template is killed between forking it and telling that."""
+@contextlib.contextmanager
+def not_told_of(template, function, argument, monkeypatch):
+    """Yield a proxy, what its worker has answered, and a step: its template ends.
+
+    That was killed between forking the worker and telling of it.
+    """
     pidfds = []
-    monkeypatch.setattr(
-        Life, "started", lambda _life, _pid, pidfd: pidfds.append(pidfd)
-    )
-    with template.run("os.getpid") as proxy:
-        pid = proxy.call()
+    monkeypatch.setattr(Life, "started", lambda *args: pidfds.append(args[-1]))
+    with template.run(function) as proxy:
+        answer = proxy.call(*argument)
         wait_until(lambda: pidfds, LIMIT)
         monkeypatch.undo()
         os.close(*pidfds)
         connection = proxy._connection
         refuse = partial(connection.life.refused, "the template ended")
-        connection.program.reactor.soon(refuse)
+        yield proxy, answer, partial(connection.program.reactor.soon, refuse)
+    assert proxy.returncode == 0
+
+
+def test_a_worker_that_its_template_did_not_tell_of_goes_on(template, monkeypatch):
+    with not_told_of(template, "os.getpid", (), monkeypatch) as (proxy, pid, end):
+        end()
 
         assert proxy.pid == pid
         assert proxy.call() == pid
-    assert proxy.returncode == 0
+
+
+def test_who_waits_for_it_then_has_its_answer(template, monkeypatch):
+    """Whoever reads its socket at that moment goes on reading."""
+    answers = []
+    with not_told_of(template, "time.sleep", (0,), monkeypatch) as (proxy, _, end):
+        waiting = threading.Thread(target=lambda: answers.append(proxy.call(0.2)))
+        waiting.start()
+        wait_until(lambda: proxy.pending, LIMIT)
+        end()
+        assert proxy.pid
+        waiting.join(LIMIT)
+
+    assert answers == [None]
 
 
 def test_a_worker_not_yet_forked_when_the_template_is_killed_fails(template, fifo):

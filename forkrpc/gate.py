@@ -34,7 +34,7 @@ class Bell:
 
 
 class Gate:
-    """Threads wait until it is opened.  Nothing here takes a lock."""
+    """Threads wait until it is opened.  No two of them ever want one lock."""
 
     __slots__ = ("_open", "_sleepers")
 

@@ -83,6 +83,7 @@ class Items(SimpleQueue, Limited):  # type: ignore[type-arg]
             self.arrived.append((None, Failure(error)))
 
     def taker_ended(self) -> bool:
+        """Return whether who took from it last can take nothing any more."""
         return self.taker not in sys._current_frames()
 
     def quiet(self) -> None:

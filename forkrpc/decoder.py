@@ -62,6 +62,10 @@ class Decoder:
         # Its buffers are being read; its header is in `chunks` meanwhile.
         self._filling: Filling | None = None
 
+    def expect_no_greeting(self) -> None:
+        """Begin with a frame: another process has read the greeting."""
+        self._greeted = True
+
     def receive(self, recv: "Callable[..., bytes]", flags: int = 0) -> int:
         """Read once with *recv*, as a socket has it; return the bytes read, 0: the end.
 

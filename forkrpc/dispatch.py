@@ -165,6 +165,8 @@ class Dispatch(Intake):
         """Tell a worker what calls may need: classes; and from which cell they are."""
         if self.cell is not None and member.cells is not None:
             self.cell.tell(member.cells)
+        if self.options["isolate"]:
+            member.told = 0  # who knew them has gone
         while member.told < len(self.definitions):
             definition = Definition(self.definitions[member.told])
             member.session.unsent.extend((definition, None))
@@ -176,6 +178,8 @@ class Dispatch(Intake):
                 "call() in a signal handler that has interrupted a call of the same "
                 "pool would wait for ever; use submit() or a callback"
             )
+        if self.options["isolate"]:
+            return None  # somebody has to read on: the next process says READY
         self._look_after_calls()
         with self.lock:
             found = None if self.session.unsent else self.scheduler.next_block(1)
@@ -202,7 +206,7 @@ class Dispatch(Intake):
         place, session = member.place, member.session
         return (
             session.outstanding() != place.load
-            or session.up is not place.up
+            or session.awaits_calls() is not place.up
             or (session.retired and not place.leaving)
             or (place.leaving and not place.load and member.closed is None)
             or self.broken is not None
@@ -216,8 +220,10 @@ class Dispatch(Intake):
             if member.life.over:
                 return  # what it has not answered is no answer
             now = monotonic()
-            if session.up:
+            if session.awaits_calls():
                 self.scheduler.came_up(place, now)
+            else:
+                place.up = False
             if session.retired:
                 self.scheduler.leaves(place, now)
             load, spent = session.outstanding(), member.life.spent()

@@ -83,6 +83,12 @@ def resolve(how: str, what: "Callable[..., object] | str") -> "Callable[..., obj
     return found
 
 
+def loaded(name: str) -> object:
+    """Return what *name* is where its module is loaded, else None."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(sys.modules.get(module), attribute, None)
+
+
 def dotted(name: str) -> object:
     """Import the longest prefix that is a module, then go on by attributes."""
     parts = name.split(".")

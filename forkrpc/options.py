@@ -80,7 +80,7 @@ def run_options(given: "dict[str, Any]", verb: str = "run") -> "dict[str, Any]":
     options["affinity"] = _affinity(options["affinity"])
     if not isinstance(options["nice"], int):
         raise TypeError(f"nice must be an int, not {options['nice']!r}")
-    options["paced"] = False
+    options["paced"] = options["isolate"] = False
     return options
 
 

@@ -174,7 +174,7 @@ def start_pool(
     sizes = scheduling_of(own, asynchronous=asynchronous)
     scheduler = Scheduler(**sizes)
     origin = link.with_asyncio() if asynchronous else link
-    options["paced"] = not scheduler.exact
+    options["paced"], options["isolate"] = not scheduler.exact, own["isolate"]
     options["pool_destroy"], options["on_destroy"] = options["on_destroy"], None
     own["fds"] = _kept_open(options)
     crew = Crew(

@@ -3,7 +3,8 @@
 A block of memory, shared by one worker and the parent: writing a word costs 34 ns, and
 all of it can be read while the worker is stuck, and after it was killed.
 
-    words     BEGUN, SINCE, HELD, KIND; TURN, BEHIND, OLDEST; STREAM, FIRST, MADE; SPENT
+    words     BEGUN, SINCE, HELD, KIND; TURN, BEHIND, OLDEST; STREAM, FIRST, MADE;
+              SPENT; ANSWERED
     slots     one number for each result that is held back
     tags      what each slot holds, where they differ: one of the tags below
     data      bodies of results that are no numbers; of an asynchronous worker, whose
@@ -44,6 +45,8 @@ FIRST = 7  # number of the item in slot 0; items count from 1
 MADE = 8  # number of the last item that was made; stored behind its slot
 # Of blocking workers of a pool:
 SPENT = 10  # ns for which it has executed calls
+# Of workers that have a process for each call:
+ANSWERED = 11  # number of the last one that has handed on its turn (`child.keeper`)
 SLOTS = 512  # results that may be held at once
 LONGEST_BODY = 1024  # bytes of a result that may be held
 

@@ -63,7 +63,6 @@ class Scheduler:
     start: seconds that calls wait before one more worker is started.
     stop: seconds until a worker ends that has nothing to do and is not needed.
     calls: that a worker is given in its life.
-    spares: workers more than *most*, for calls to come; no more than *most* have calls.
     exact: *load* is a bound, also where calls take almost no time.
 
     A blocking worker whose calls take microseconds has more of them, but with load=1: a
@@ -79,20 +78,18 @@ class Scheduler:
         start: float = 0.1,
         stop: float = 10.0,
         calls: float = inf,
-        spares: int = 0,
         exact: bool = False,
     ) -> None:
         self.places: dict[Place, None] = {}
         self.trouble = Trouble()
         self._most = most
-        self._idle = max(idle, spares)
+        self._idle = idle
         self.keeps_idle = self._idle > 0
         self._load = 1 if load == "auto" else int(load)
         self.exact = exact or load == 1
         self._start = start
         self._stop = stop
         self._calls = calls
-        self._spares = spares
         self._numbers = 0
         self._pace: float | None = None  # seconds a call takes; slow ones weigh most
         self._waiting: float | None = None  # since when calls wait for a worker
@@ -169,8 +166,6 @@ class Scheduler:
 
     def block(self, place: Place, backlog: int) -> int:
         """Return how many of *backlog* calls this worker is to get now."""
-        if self._spares and self._all_busy():
-            return 0
         return self._room(place, backlog, self._size(backlog))
 
     def _room(self, place: Place, backlog: int, size: int) -> int:
@@ -181,9 +176,6 @@ class Scheduler:
         if load >= self._load and 2 * load > size:
             return 0
         return int(min(max(0, size - load), place.left, backlog))
-
-    def _all_busy(self) -> bool:
-        return sum(1 for place in self.places if place.load) >= self._most
 
     def _size(self, backlog: int) -> int:
         """Return how many calls a worker shall have."""
@@ -200,8 +192,6 @@ class Scheduler:
 
         That is who has least to do: of those alike, the one started first.
         """
-        if self._spares and self._all_busy():
-            return None
         size, pace = self._size(backlog), self._pace
         best, least, count = None, inf, 0
         for place in self.places:  # a hundred of them, perhaps, at each call
@@ -239,7 +229,7 @@ class Scheduler:
     def may_grow(self) -> bool:
         """Return whether there may be more workers."""
         counted = sum(1 for each in self.places if each.load or not each.leaving)
-        return counted < self._most + self._spares
+        return counted < self._most
 
     def waits(self) -> bool:
         """Return whether time alone will start a worker."""
@@ -273,7 +263,7 @@ class Scheduler:
 
     def _most_now(self) -> int:
         """Return how many workers there may be; in trouble one more is tried."""
-        most = self._most + self._spares
+        most = self._most
         if not self.trouble.lasts():
             return most
         return min(most, 1 + (self.healthy() if self.trouble.of_set_up else 0))
@@ -284,7 +274,7 @@ class Scheduler:
 
     def _now_of(self, needed: int, counted: int, now: float) -> int:
         """Return how many of the workers that are needed are to be started now."""
-        if not self._start or self._spares:
+        if not self._start:
             return needed
         at_once = max(1 if not counted else 0, self._idle - counted, len(self._vacant))
         if self._waiting is None:

@@ -89,6 +89,7 @@ class Session:
         self.on_said: Callable[[wire.Frame], object]
         self.read_pipe: Callable[[wire.Frame], object] = lambda _: None
         self.up = False  # the worker is set up
+        self._turn = 0  # id of the only call that it may be given now; 0: any
         self.pid: int | None = None  # which it has told by then
         self.retired = False
         self.setup_failure: str | None = None
@@ -115,6 +116,14 @@ class Session:
         """Return how many calls have no answer."""
         waiting = (len(self.unsent) + len(self.staged)) // 2
         return waiting - self.withdrawn.count + len(self.pending)
+
+    def awaits_calls(self) -> bool:
+        """Return whether who executes the next call is set up."""
+        return self.up and (not self._turn or self._turn > self._answered())
+
+    def _answered(self) -> int:
+        """Return how many calls have been answered."""
+        return self.last[0] - len(self.pending)
 
     def follow(self, life: "Life") -> None:
         """Learn of the worker's life, before the first call."""
@@ -344,6 +353,7 @@ class Session:
             self.retired = True
         elif frame.kind == wire.READY:
             self.pid, self.up = frame.first, True
+            self._turn = self._answered() + 1 if frame.flags & wire.ONE else 0
         else:
             raise ProtocolError(f"{frame!r} from a worker")
 

@@ -48,7 +48,7 @@ def pool_options(given: "dict[str, Any]") -> "tuple[dict[str, Any], dict[str, An
             raise TypeError(f"{name} must be a number of seconds, not {seconds!r:.100}")
         if not seconds >= 0:
             raise ValueError(f"{name} must be seconds, 0 or more, not {seconds!r}")
-    if own["idle"] > own["max"] and not own["isolate"]:
+    if own["idle"] > own["max"]:
         raise ValueError(f"idle={own['idle']} is more than max={own['max']}")
     if not isinstance(own["isolate"], bool):
         raise TypeError(f"isolate must be True or False, not {own['isolate']!r:.100}")
@@ -80,9 +80,11 @@ def _check_load(
         for name in ("max_calls", "max_growth", "load"):
             if name in given and given[name] not in (1, None):
                 raise ValueError(
-                    f"isolate=True gives each worker one call: leave out {name}"
+                    f"isolate=True gives each process one call: leave out {name}"
                 )
-        own["load"] = own["max_calls"] = 1
+        own["start"], own["idle"] = 0.0, own["idle"] or own["max"]
+    if own["isolate"] or own["max_calls"] == 1:  # the same, but for those kept ahead
+        own["isolate"], own["load"], own["max_calls"] = True, 1, 1
 
 
 def takes_worker(handler: "Any") -> bool:
@@ -103,14 +105,13 @@ def takes_worker(handler: "Any") -> bool:
 
 def scheduling_of(own: "dict[str, Any]", *, asynchronous: bool) -> "dict[str, Any]":
     """Return the arguments of a Scheduler."""
-    spares = (own["idle"] or own["max"]) if own["isolate"] else 0
+    calls = own["max_calls"]
     return {
         "most": own["max"],
         "idle": own["idle"],
         "load": own["load"],
         "start": own["start"],
         "stop": own["stop"],
-        "calls": inf if own["max_calls"] is None else own["max_calls"],
-        "spares": spares,
+        "calls": inf if own["isolate"] or calls is None else calls,
         "exact": asynchronous,
     }

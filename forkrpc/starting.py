@@ -164,7 +164,7 @@ def _worker_spec(name: str, options: "dict[str, Any]", *, trusted: bool) -> "Spe
     for key in ("limit", "timeout"):
         spec[key] = options[key]
     spec["timed"] = options["timeout"] is not None
-    spec["paced"] = options["paced"]
+    spec["paced"], spec["isolate"] = options["paced"], options["isolate"]
     spec["buflen"] = options["buflen_req"] or options["buflen"]
     spec["context"] = list(options["context"])
     spec.update(spec_of(options, trusted=trusted))
@@ -183,6 +183,7 @@ def _spec(name: str, *, spawn: bool, mortal: bool) -> "Spec":
         "nice": 0,
         "affinity": None,
         "forward": {},
+        "isolate": False,
         "logs": None,
         "context": [],
     }

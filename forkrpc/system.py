@@ -13,12 +13,13 @@ from select import POLLHUP, poll
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 LINUX = sys.platform == "linux"
 # A real-time signal: its default action ends a process, and nobody uses it.
 LIFELINE_SIGNAL = getattr(_signal, "SIGRTMIN", 34) + 7
 _F_SETSIG = 10  # fcntl(2); not in the fcntl module before 3.11
-_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 _PIDFD_GET_INFO_BYTES = 64  # struct pidfd_info, first version (Linux 6.13)
 _PIDFD_GET_INFO = (3 << 30) | (_PIDFD_GET_INFO_BYTES << 16) | (0xFF << 8) | 11
 _PIDFD_INFO_EXIT = 1 << 3  # Linux 6.15
@@ -180,15 +181,48 @@ def default_signals() -> None:
 
 def become_subreaper() -> None:
     """Make orphaned descendants children of this process, so that it can reap them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent(parent: "int | None") -> None:
+    """Have this process killed when the one that has forked it ends, or no more.
+
+    parent: its id; it may have ended before this was asked for.  None: no more.
+    """
+    _prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL if parent else 0)
+    if parent and os.getppid() != parent:
+        os._exit(1)
+
+
+def _prctl(option: int, argument: int) -> None:
     if not LINUX:
         return
-    try:
-        # Not by ctypes, which would put 1 MiB into every process forked from here.
-        from _ctypes import call_function, dlopen, dlsym
-    except ImportError:
-        return
-    prctl = dlsym(dlopen(None, 0), "prctl")  # type: ignore[arg-type]
-    call_function(prctl, (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    if not _prctl_at:
+        try:
+            # Not by ctypes, which would put 1 MiB into every process forked from here.
+            from _ctypes import call_function, dlopen, dlsym
+        except ImportError:
+            return
+        at = dlsym(dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+        _prctl_at.extend((call_function, at))
+    call, at = _prctl_at
+    call(at, (option, argument, 0, 0, 0))
+
+
+_prctl_at: "list[Any]" = []  # what calls, and the address of the function
+
+
+def end_by_signal(number: int) -> None:
+    """End this process by a signal, but dump no core.  Does not return."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    if number not in (_signal.SIGKILL, _signal.SIGSTOP):
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # not reached: each signal that has ended a process does
 
 
 def set_title(title: str) -> None:

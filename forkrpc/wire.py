@@ -37,6 +37,7 @@ workers answer in the order of completion) the body begins with a table of `coun
 ids, one for each answer, and goes on as above.
 
 READY has the worker's process id as `first`: its template may tell that later.
+With ONE in its flags it is ready for one call, and another READY follows the answer.
 
 CANCEL goes both ways, without a body: the program asks to cancel the call `first`; the
 worker tells that this call was cancelled, which is its answer.
@@ -77,6 +78,7 @@ PACKED, KEYWORDS, ONES = 1, 2, 8  # flags of calls and results
 SCATTERED = 4  # flag of results and errors
 LIMITED = 16  # flag of calls and streams: each body begins with its limit, f64 seconds
 FOR_GOOD = 1  # flag of CLOSE: the program ends
+ONE = 1  # flag of READY: for one call
 ENDED = 32  # flag of a stream's RESULT
 WITHDRAWN = 64  # flag of STREAM: it was closed before it was sent; no body
 CHUNK = 128  # flag of CALL: each body is a chunk of a map's items

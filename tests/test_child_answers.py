@@ -320,3 +320,33 @@ def test_after_another_thread_has_written_the_page_stays_right(bench):
     assert bench.page.scattered(alive=True) == [(1, False, 1), (2, False, 2.5)]
     assert bench.answers.leave()
     assert bench.page.scattered(alive=True) == []
+
+
+def test_what_follows_the_answers_of_another_process_waits(bench):
+    answers = bench.answers
+    answers.leave()
+    bench.read()
+    answers.follow(7)
+    behind = bench.page.words[progress.BEHIND]
+
+    answers.say(wire.encode(wire.LOG, b"early"))
+    assert bench.read() == []
+    assert bench.page.words[progress.BEHIND] == behind  # it is another's page
+    answers.release()
+    answers.result(8, "value")
+    assert answers.answered(8)
+    answers.leave()
+
+    assert [frame.kind for frame in bench.read()] == [wire.LOG, wire.RESULT]
+
+
+def test_who_has_handed_on_its_turn_writes_nothing(bench):
+    answers = bench.answers
+    answers.leave()
+    bench.read()
+
+    answers.mute()
+    answers.say(wire.encode(wire.LOG, b"late"))
+
+    assert not answers.flush()
+    assert bench.read() == []

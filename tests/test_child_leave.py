@@ -181,3 +181,19 @@ def test_the_message_of_an_exit_may_have_nowhere_to_go():
     )
 
     assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ("", False),
+        ("import logging", False),
+        ("atexit.register(print)", True),
+        ("import logging; atexit.register(print)", True),
+        ("threading.Thread(target=time.sleep, args=(0.1,)).start()", True),
+    ],
+)
+def test_whether_the_end_may_take_long(before, expected):
+    child = f"{before}\nprint(leave.may_take_long())"
+
+    assert lines_of(child)[0][0] == str(expected)

@@ -272,3 +272,34 @@ def test_what_a_signal_handler_sends_leaves_at_the_next_turn_at_the_latest():
     made.flush()
     assert answers(channel.sent) == [(wire.RETIRE, 0, b"")]
     assert made.deadline == 0
+
+
+def test_what_follows_the_answers_of_another_process_waits():
+    made, channel, _ = replies()
+    made.flush()
+    before = bytes(channel.sent)
+    made.follow(7)
+
+    assert made.done() == 7
+    assert made.send(wire.encode(wire.LOG, b"early"))
+    assert channel.sent == before
+    made.release()
+    made.result(8, "value")
+    made.flush()
+
+    decoder = Decoder(greeted=True)
+    decoder.receive(lambda _size: bytes(channel.sent[len(before) :]))
+    assert [frame.kind for frame in decoder.frames] == [wire.LOG, wire.RESULT]
+    assert decoder.frames[1].first == 8
+
+
+def test_who_has_handed_on_its_turn_writes_nothing():
+    made, channel, _ = replies()
+    made.flush()
+    before = bytes(channel.sent)
+
+    made.mute()
+
+    assert not made.send(wire.encode(wire.LOG, b"late"))
+    assert not made.flush()
+    assert channel.sent == before

@@ -639,3 +639,13 @@ def test_a_read_asks_for_what_was_wanted_but_for_no_more_than_a_socket_gives():
         Decoder(size=size).receive(read)
 
     assert sizes == [1, 5000, LARGEST_READ]
+
+
+def test_a_greeting_that_somebody_else_has_read_is_not_expected():
+    decoder = Decoder()
+    decoder.expect_no_greeting()
+    data = wire.encode(wire.CALL, b"body", first=3)
+
+    decoder.receive(lambda _size: data)
+
+    assert [frame.first for frame in decoder.frames] == [3]

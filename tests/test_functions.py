@@ -274,3 +274,16 @@ async def coroutine_function():
 )
 def test_a_coroutine_function_is_known(function, expected):
     assert functions.is_coroutine(function) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("os.getpid", os.getpid),
+        ("os.path.join", os.path.join),
+        ("os.no_such_thing", None),
+        ("no_such_module.function", None),
+    ],
+)
+def test_what_is_loaded_is_found_without_an_import(name, expected):
+    assert functions.loaded(name) is expected

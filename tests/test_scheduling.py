@@ -262,21 +262,6 @@ def test_the_dead_are_replaced_while_there_is_work_though_no_call_waits(busy, re
     assert made.to_start(0, 0.01) == replaced
 
 
-def test_spares_are_ahead_of_calls_and_no_more_run_than_may():
-    made = scheduler(most=2, load=1, calls=1, spares=3)
-    assert made.to_start(0, 0.0) == 3
-    places = [made.started(0.0) for _ in range(3)]
-    for place in places:
-        made.came_up(place, 0.0)
-    for _ in range(2):
-        place, count = made.next_block(5)
-        assert count == 1
-        made.given(place, 1)
-
-    assert made.next_block(3) is None
-    assert made.to_start(3, 0.0) == 2
-
-
 def test_calls_are_refused_after_deaths_without_an_answer():
     trouble = Trouble()
 
@@ -356,13 +341,10 @@ class Pool(RuleBasedStateMachine):
         start=st.sampled_from([0, 0.1, 1.0]),
         stop=st.sampled_from([0, 0.3, 10.0]),
         calls=st.sampled_from([math.inf, 1, 3, 20]),
-        spares=st.sampled_from([0, 0, 2]),
     )
     @precondition(lambda self: not hasattr(self, "made"))
-    def begin(self, most, idle, load, start, stop, calls, spares):
-        if spares:
-            load = calls = 1
-        self.most, self.idle, self.spares = most, min(idle, most), spares
+    def begin(self, most, idle, load, start, stop, calls):
+        self.most, self.idle = most, min(idle, most)
         self.load = load
         self.made = Scheduler(
             most=most,
@@ -371,7 +353,6 @@ class Pool(RuleBasedStateMachine):
             start=start,
             stop=stop,
             calls=calls,
-            spares=spares,
         )
         self.now, self.backlog = 0.0, 0
         self.held = {}  # calls by their worker
@@ -446,8 +427,7 @@ class Pool(RuleBasedStateMachine):
     @invariant()
     def never_above_the_most(self):
         if hasattr(self, "made"):
-            assert len(self.held) <= self.most + self.spares
-            assert sum(1 for held in self.held.values() if held) <= self.most
+            assert len(self.held) <= self.most
 
     @invariant()
     def it_knows_what_each_has(self):

@@ -895,6 +895,29 @@ def test_a_worker_tells_that_it_is_ready_retires_or_has_failed(session):
     assert session.setup_failure == "no \N{SNOWMAN}\N{REPLACEMENT CHARACTER}"
 
 
+def test_a_worker_may_be_ready_for_one_call_at_a_time(session):
+    ready = wire.encode(wire.READY, flags=wire.ONE, first=7)
+    found = [session.awaits_calls()]
+    for number in 1, 2:
+        arrive(session, ready)
+        session.unsent.extend((b"call", print))
+        session.take(deque())
+        found.append(session.awaits_calls())
+        arrive(session, wire.encode(wire.RESULT, pickle.dumps((1,)), first=number))
+        found.append(session.awaits_calls())
+
+    assert found == [False, True, False, True, False]
+
+
+def test_another_is_ready_for_all(session):
+    arrive(session, wire.encode(wire.READY, first=7))
+    session.unsent.extend((b"call", print))
+    session.take(deque())
+    arrive(session, wire.encode(wire.RESULT, pickle.dumps((1,)), first=1))
+
+    assert session.awaits_calls()
+
+
 def test_a_definition_from_the_worker_is_learned(session, monkeypatch):
     learned = []
     monkeypatch.setattr(classes, "learn", learned.append)

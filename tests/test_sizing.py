@@ -15,24 +15,25 @@ def test_what_is_not_given_has_its_default():
     assert "max" not in workers
 
 
-def test_isolation_is_one_call_for_each_worker():
+def test_isolation_is_one_call_at_a_time_by_workers_that_are_kept():
     own, _ = pool_options({"isolate": True, "max": 3})
     sizes = scheduling_of(own, asynchronous=False)
 
-    assert (sizes["load"], sizes["calls"], sizes["spares"]) == (1, 1, 3)
+    assert (sizes["load"], sizes["calls"]) == (1, math.inf)
+    assert (sizes["idle"], sizes["start"]) == (3, 0)
 
 
-def test_so_many_spares_as_shall_be_idle():
-    own, _ = pool_options({"isolate": True, "max": 3, "idle": 5})
+def test_so_many_isolating_workers_as_shall_be_idle():
+    own, _ = pool_options({"isolate": True, "max": 3, "idle": 1})
 
-    assert scheduling_of(own, asynchronous=False)["spares"] == 5
+    assert scheduling_of(own, asynchronous=False)["idle"] == 1
 
 
-def test_asynchronous_workers_have_an_exact_load_and_no_spares():
+def test_asynchronous_workers_have_an_exact_load():
     own, _ = pool_options({"backend": "async", "load": 50})
     sizes = scheduling_of(own, asynchronous=True)
 
-    assert (sizes["exact"], sizes["load"], sizes["spares"]) == (True, 50, 0)
+    assert (sizes["exact"], sizes["load"]) == (True, 50)
     assert sizes["calls"] == math.inf
 
 
@@ -51,3 +52,12 @@ def test_asynchronous_workers_have_an_exact_load_and_no_spares():
 )
 def test_who_wants_to_know_the_worker(handler, takes):
     assert takes_worker(handler) is takes
+
+
+def test_workers_for_one_call_keep_their_process_and_come_as_needed():
+    own, _ = pool_options({"max_calls": 1, "max": 3})
+    sizes = scheduling_of(own, asynchronous=False)
+
+    assert own["isolate"]
+    assert (sizes["load"], sizes["calls"]) == (1, math.inf)
+    assert (sizes["idle"], sizes["start"]) == (0, 0.1)

@@ -452,6 +452,68 @@ def test_becoming_a_subreaper_does_not_load_ctypes():
     assert found is False
 
 
+@linux_only
+def test_a_process_can_end_with_the_one_that_has_forked_it():
+    found = result_of(
+        """
+def parent():
+    pid = os.getpid()
+    def wait(asked):
+        for each in asked:
+            system.end_with_parent(each and pid)
+        os.write(ready[1], b"x")
+        os.read(held[0], 1)
+    both = [child(wait, [True]), child(wait, [True, None])]
+    os.read(ready[0], 1), os.read(ready[0], 1)
+    os.write(pipe[1], repr(both).encode())
+    os._exit(0)
+
+pipe, ready, held = os.pipe(), os.pipe(), os.pipe()
+system.become_subreaper()
+pid = child(parent)
+one, other = eval(os.read(pipe[0], 99))
+os.waitpid(pid, 0)
+ended = os.waitstatus_to_exitcode(os.waitpid(one, 0)[1])
+left = os.waitpid(other, os.WNOHANG) == (0, 0)
+os.kill(other, 9)
+os.waitpid(other, 0)
+report((ended, left))
+"""
+    )
+
+    assert found == [-signal.SIGKILL, True]
+
+
+@linux_only
+def test_a_process_whose_parent_has_ended_before_ends_itself():
+    found = result_of(
+        """
+pid = child(system.end_with_parent, 2**22 + 1)
+report(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    )
+
+    assert found == 1
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGSEGV"])
+def test_a_process_ends_as_by_a_signal_though_it_had_it_blocked(name):
+    found = result_of(
+        f"""
+def blocked():
+    number = signal.{name}
+    signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    system.end_by_signal(number)
+
+import signal
+pid = child(blocked)
+report(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    )
+
+    assert found == -getattr(signal, name)
+
+
 # The rest.
 
 

@@ -70,6 +70,11 @@ def enter(backend: "Backend") -> None:
     os.register_at_fork(after_in_child=_leave_copy)
 
 
+def withdraw() -> None:
+    """Send no more events: what this process was called for is done."""
+    _backend.clear()
+
+
 def stand_in(backends: "list[Backend]") -> "list[Backend]":
     """Send events to these from now on; return where they went (Forker.inline)."""
     before = _backend[:]

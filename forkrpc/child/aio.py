@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..progress import Page
     from ..serialisers import Codec
     from .around import Around
+    from .keeper import Turn
 
 LEAVE_LIMIT = 1.0  # seconds that tasks have to end when the worker does
 
@@ -65,6 +66,8 @@ class Async:
         self._eof = False  # nothing more comes at all
         self._serving = False
         self._thread = get_ident()
+        self._closed = False  # the program has said so
+        self._mine: Turn | None = None  # where it executes one call
         self._broken: ProtocolError | None = None
 
     @property
@@ -82,6 +85,24 @@ class Async:
             raise TypeError(f"loop_factory returned {loop!r:.100}, which is no loop")
         self._loop = loop
         asyncio.set_event_loop(loop)
+
+    def isolate(self, turn: "Turn", *, tells: bool) -> None:
+        """Execute one call only, and say READY; write nothing before `serve`."""
+        assert tells
+        self._mine = turn
+        self.answers.follow(turn.number - 1)
+        self.calls.received = turn.number - 1
+        if turn.number > 1:
+            self._decoder.expect_no_greeting()
+
+    def is_over(self) -> bool:
+        """Return whether another process is to go on: this one has answered."""
+        mine = self._mine
+        return not (mine is None or self._closed) and self.answers.answered(mine.number)
+
+    def mute(self) -> None:
+        """Write nothing any more."""
+        self.answers.mute()
 
     def use(self, function: "Callable[..., Any]", around: "Around") -> None:
         self.calls.use(function, around)
@@ -102,7 +123,7 @@ class Async:
         self._serving = True
         calls.run_in(loop, self._context)
         loop.call_soon(self._watch, context=self._context)
-        self.answers.send(wire.encode(wire.READY, first=os.getpid()))
+        self._say_ready()
         while calls.ended is None:
             try:
                 loop.run_forever()
@@ -119,6 +140,13 @@ class Async:
         self._serving = False
         self.answers.flush()
         return calls.ended
+
+    def _say_ready(self) -> None:
+        pid, flags = os.getpid(), 0
+        if self._mine is not None:
+            pid, flags = self._mine.keeper, wire.ONE
+            self.answers.release()
+        self.answers.send(wire.encode(wire.READY, flags=flags, first=pid))
 
     def _cancel_tasks(self) -> None:
         """Have what still runs clean up, for a while."""
@@ -185,13 +213,14 @@ class Async:
             frame = frames[0]
             if frame.kind in (wire.CALL, wire.STREAM):
                 self.calls.add(frame, frames.popleft)
+                self._closing = self._closing or self._mine is not None
                 continue
             if frame.kind == wire.CANCEL:
                 self.calls.cancel(frame.first)
             elif frame.kind in (wire.CREDIT, wire.STOP):
                 self.calls.told(frame)
             elif frame.kind == wire.CLOSE:
-                self._closing = True
+                self._closing = self._closed = True
                 self.program_gone = bool(frame.flags & wire.FOR_GOOD)
             elif frame.kind == wire.DEFINE and isinstance(self.codec, PickleCodec):
                 self.codec.learn(frame.body)

@@ -71,7 +71,7 @@ class Answers:
         self._lock = _thread.RLock()
         self._thread = get_ident()  # the loop's
         self.shared = self._sharing = False  # soon, where it is not yet
-        self.gone = False
+        self.gone = self._waits = False
         self.full = False
         self._late: deque[bytes] = deque()  # what was said in the midst of something
         # Complete, in pieces, and not in the outbox.
@@ -84,6 +84,26 @@ class Answers:
         self._held = 0  # slots in use
         self._held_to = IDS_BYTES  # offset of the next body in the page
         self._put = 0  # pieces that were ever put into the outbox
+
+    def follow(self, done: int) -> None:
+        """Go on behind the answer to call *done*, which another process has written.
+
+        What is made before `release` waits.
+        """
+        self._waits = True
+        self._newest = done
+        if done:
+            self._outbox.clear()  # the greeting was sent
+
+    def release(self) -> None:
+        self._waits = False
+        while self._late:
+            self.send(self._late.popleft())
+
+    def mute(self) -> None:
+        """Write nothing any more: another process does."""
+        with self._lock:
+            self._waits = self.gone = True
 
     def answered(self, call_id: int) -> bool:
         """Return whether the last answer was that of *call_id*."""
@@ -184,7 +204,7 @@ class Answers:
         A signal's handler or a finaliser may come here while this very thread does
         something here, and shall not do it within: then `leave` takes it along.
         """
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self._waits or self._lock._is_owned():  # type: ignore[attr-defined]
             self._late.append(data)
             self.made()
             return
@@ -266,6 +286,8 @@ class Answers:
             return done
 
     def _write(self) -> bool:
+        if self._waits:
+            return self.gone
         try:
             done = self._outbox.flush()
         except OSError:  # the program is gone; the next read sees it too

@@ -49,6 +49,7 @@ class Calls:
     In the loop's thread, but for what is said to be for any.
 
     ended: exit status of the worker, once known: then nothing is answered any more.
+    received: id of the last call in a frame that has come.
     copy: this process was forked from the worker: it ends when a function returns.
     """
 
@@ -69,7 +70,7 @@ class Calls:
         if spec["timeout"] is not None:
             self._limit_calls(spec["timeout"])
         self._backlog: deque[wire.Frame] = deque()  # of calls still to begin
-        self._received = 0  # id of the last call in a frame that has come
+        self.received = 0
         self._calls: list[Any] = []  # of the oldest frame: arguments of `_execute`
         self._execute: Callable[..., Any]
         self._at, self._first = 0, 1  # how many of them have begun; id of the first
@@ -114,11 +115,11 @@ class Calls:
 
     def add(self, frame: wire.Frame, *also: "Callable[[], object]") -> None:
         """Take a frame of calls, and do *also*.  Raise ProtocolError."""
-        if frame.first != self._received + 1:
-            raise ProtocolError(f"{frame!r} after call {self._received}")
+        if frame.first != self.received + 1:
+            raise ProtocolError(f"{frame!r} after call {self.received}")
         atomic.at_once(
             partial(self._backlog.append, frame),
-            partial(setattr, self, "_received", self._received + frame.count),
+            partial(setattr, self, "received", self.received + frame.count),
             *also,
         )
 
@@ -377,7 +378,7 @@ class Calls:
 
     def cancel(self, call_id: int) -> None:
         """The program cancels a call."""
-        if not 0 < call_id <= self._received:
+        if not 0 < call_id <= self.received:
             raise ProtocolError(f"call {call_id} was cancelled before it came")
         running = self._running.get(call_id)
         if isinstance(running, list):

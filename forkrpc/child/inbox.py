@@ -27,6 +27,7 @@ class Inbox:
         self._recv = channel.recv
         self._spin = Spin()
         self.frames, self.chunks = decoder.frames, decoder.chunks
+        self.expect_no_greeting = decoder.expect_no_greeting
         self.at_rest = decoder.at_rest
 
     def next_header(self) -> "Header | None":

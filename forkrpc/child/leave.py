@@ -73,6 +73,14 @@ def exit_status_of(error: SystemExit) -> int:
     return 1
 
 
+def may_take_long() -> bool:
+    """Return whether `leave` has threads to wait for, or handlers of the user's."""
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
+        return True
+    return atexit._ncallbacks() > ("logging" in sys.modules)
+
+
 def _wait_for_threads() -> None:
     threading = sys.modules.get("threading")
     if threading is None:

@@ -6,7 +6,6 @@ in which it was made.
 """
 
 import _thread
-import os
 from _pickle import dumps as pickle_dumps
 from collections import deque
 from time import monotonic
@@ -61,7 +60,7 @@ class Replies:
         self._outbox.put(wire.GREETING)
         self.lock = self._lock = _thread.RLock()
         self.frame_items: Callable[[deque[Any]], None] | None = None  # a stream's
-        self._gone = False
+        self._gone = self._waits = False
         self._framed = deque([0], maxlen=1)  # id of the last call with a framed answer
         self._registers = (self._framed,)
         self._held_as: type | None = None  # type of all in the page; bytes: bodies
@@ -207,9 +206,30 @@ class Replies:
                 self._outbox.own()
                 raise
 
-    def begin(self) -> None:
-        """Say that calls may come; in one piece with the greeting, as most often."""
-        ready = wire.encode(wire.READY, first=os.getpid())
+    def follow(self, done: int) -> None:
+        """Go on behind the answer to call *done*, which another process has written.
+
+        What is made before `release` waits.
+        """
+        self._waits = True
+        self._framed.append(done)
+        if done:
+            self._outbox.clear()  # the greeting was sent
+
+    def release(self) -> None:
+        self._waits = False
+
+    def mute(self) -> None:
+        """Write nothing any more: another process does."""
+        with self._lock:
+            self._waits = self._gone = True
+
+    def begin(self, pid: int, flags: int = 0) -> None:
+        """Say that calls may come; in one piece with the greeting, as most often.
+
+        pid: of the worker.  flags: of READY.
+        """
+        ready = wire.encode(wire.READY, flags=flags, first=pid)
         with self._lock:
             frames = self._outbox.frames
             if len(frames) == 1:
@@ -247,6 +267,10 @@ class Replies:
             return self._write()
 
     def _write(self) -> bool:
+        if self._waits:
+            if self._gone:
+                self._outbox.clear()
+            return not self._gone
         try:
             self._outbox.flush()
         except OSError:  # the program is gone; the next read sees it too

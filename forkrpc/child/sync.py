@@ -68,7 +68,7 @@ class Sync:
 
     def serve(self) -> int:
         """Execute calls until the end of input; return the exit status."""
-        self.replies.begin()
+        self._begin()
         raised: list[Any] = []
         while True:
             # A signal handler of the user may raise between any two bytecodes.  Every
@@ -82,6 +82,10 @@ class Sync:
                 self._patience -= 1
                 if not self._patience:
                     raise  # no signal does that: it is a defect
+
+    def _begin(self) -> None:
+        """Say that calls may come."""
+        self.replies.begin(os.getpid())
 
     def _serve_on(self, raised: "list[Any]") -> int:
         """Tell what was *raised*, and serve.

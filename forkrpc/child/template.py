@@ -296,6 +296,8 @@ class Template:
         spec = loads(frame.body)
         if spec["forward"]:
             from . import output  # noqa: F401 -- here, so that workers share it
+        if spec["isolate"]:
+            from . import isolated, keeper  # noqa: F401
         if spec["by_value"]:
             have_cloudpickle()
         child, pid = self._fork(token)

@@ -11,13 +11,13 @@ import sys
 from _pickle import loads
 
 from .. import classes
-from ..functions import name_of, resolve
+from ..functions import NAME, loaded, name_of, resolve
 from ..progress import map_page
 from ..serialisers import PickleCodec, codec
 from ..system import LINUX, arm_lifeline, default_signals, hung_up, mortal, set_title
-from . import enter, logs
+from . import enter, logs, withdraw
 from .around import Around
-from .leave import exit_status_of, leave
+from .leave import exit_status_of, leave, may_take_long
 from .paced import Paced
 from .stream import for_calls
 from .sync import Sync
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
     from ..progress import Page
     from .aio import Async
+    from .isolated import Isolated
+    from .keeper import Turn
 
     Backend = Sync | Async
+    Single = Isolated | Async  # executes one call
 
 _COROUTINES = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR of code objects
 
@@ -80,6 +83,9 @@ class Role:
         self._arguments = arguments
         # Held until the process ends: the end of its socket shall be its own end.
         self._backend: Backend | None = None
+        # Where each call has a process of its own:
+        self._turn: Turn | None = None
+        self._single: Single | None = None
 
     def __call__(self) -> None:
         spec = self._spec
@@ -108,6 +114,7 @@ class Role:
             status = exit_status_of(error)
         except BaseException:  # the process ends here, as a program does
             sys.excepthook(*sys.exc_info())
+        self._hand_on()
         gone = self._backend is not None and self._backend.program_gone
         leave(status, end_group=gone and spec["mortal"])
 
@@ -168,37 +175,96 @@ class Role:
         assert page is not None
         channel = _socket.socket(fileno=self._channel)
         self._backend = backend = self._made_backend(channel, page)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] | None = None
         try:
+            if self._spec["isolate"]:
+                if self._is_plain():
+                    options = self._prepare(backend)
+                self._isolate(backend, page, tells=options is None)
             self._limits()
             self._speak(backend)
-            values = self._values()
-            if self._spec["init"] is not None:
-                pid = os.getpid()
-                _found(self._spec["init"])(*values)
-                if os.getpid() != pid:  # a copy that init forked, and that returned
-                    os._exit(0)
-            serialiser = self._spec["serialiser"]
-            if not isinstance(serialiser, str):
-                serialiser = loads(serialiser[1])
-            backend.codec = codec(serialiser, backend.define)
-            if isinstance(backend.codec, PickleCodec):
-                backend.codec.sent |= classes.known()
-            options = self._set_up(backend, values)
+            if options is None:
+                options = self._prepare(backend)
         except SystemExit:
             raise
         except BaseException as error:  # told to the program, which fails the calls
             from .steps import traceback_of
 
             step = f"starting {self._spec['title']}"
+            self._await_turn()
             backend.fail_setup(f"{step}: {traceback_of(error)}")
             return 1
+        self._await_turn()
         enter(backend)
         return backend.serve(**options)
+
+    def _prepare(self, backend: "Backend") -> "dict[str, Any]":
+        """Set up what answers calls; return what it is served with."""
+        values = self._values()
+        if self._spec["init"] is not None:
+            pid = os.getpid()
+            _found(self._spec["init"])(*values)
+            if os.getpid() != pid:  # a copy that init forked, and that returned
+                os._exit(0)
+        serialiser = self._spec["serialiser"]
+        if not isinstance(serialiser, str):
+            serialiser = loads(serialiser[1])
+        backend.codec = codec(serialiser, backend.define)
+        if isinstance(backend.codec, PickleCodec):
+            backend.codec.sent |= classes.known()
+        return self._set_up(backend, values)
+
+    # A process for each call.
+
+    def _is_plain(self) -> bool:
+        """Return whether `_prepare` runs no code of the user's, and imports none.
+
+        Then it is done once, and all processes of this worker have it.
+        """
+        spec = self._spec
+        how, what = spec["function"]
+        users = spec["init"], *self._arguments, *spec["definitions"]
+        return (
+            spec["backend"] == "sync"
+            and not any(users)
+            and not spec["forward"]
+            and isinstance(spec["serialiser"], str)
+            and ":" not in spec["serialiser"]
+            and how == NAME
+            and not isinstance(loaded(what), (type, type(None)))
+        )
+
+    def _isolate(self, backend: "Any", page: "Page", *, tells: bool) -> None:
+        """Return in each process that is to execute one call."""
+        from .keeper import take_turn
+
+        self._turn = turn = take_turn(page, self._spec["title"])
+        _reseed()
+        if not LINUX and self._spec["mortal"]:
+            self._lifeline = arm_lifeline(self._lifeline)  # by a thread of each
+        self._single = backend
+        backend.isolate(turn, tells=tells)
+
+    def _await_turn(self) -> None:
+        if self._turn is not None and not self._turn.wait():
+            leave(0)
+
+    def _hand_on(self) -> None:
+        single, turn = self._single, self._turn
+        if single is not None and turn is not None and single.is_over():
+            withdraw()
+            single.mute()
+            turn.hand_on(long=may_take_long())
+
+    # The parts.
 
     def _made_backend(self, channel: "_socket.socket", page: "Page") -> "Backend":
         if self._spec["backend"] == "sync":
             kind = Paced if self._spec["paced"] else Sync
+            if self._spec["isolate"]:
+                from .isolated import Isolated
+
+                kind = Isolated
             return kind(channel, self._spec, page)
         from .aio import Async
 

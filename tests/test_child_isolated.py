@@ -7,6 +7,7 @@ asynchronous.
 import array
 import asyncio
 import atexit
+import contextlib
 import faulthandler
 import logging
 import os
@@ -23,6 +24,7 @@ from helpers import process_alive, process_table, wait_until
 from shared import shared_template
 
 LIMIT = 20.0  # seconds; much more than it takes
+DEADLY = [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM]
 LINGERING = 4.0  # seconds for which a call leaves a thread behind
 calls = 0
 
@@ -459,8 +461,11 @@ class Doomed:
         return value
 
 
-@pytest.mark.parametrize("how", ["raise", "exit", "kill"])
-def test_who_cannot_be_set_up_costs_no_call_that_runs(template, tmp_path, how):
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("raise", SetupError), ("exit", WorkerDied), ("kill", WorkerDied)],
+)
+def test_who_cannot_be_set_up_costs_no_call_that_runs(template, tmp_path, how, error):
     path = tmp_path / "how"
     errors = []
     made = template.fork().send_arg(str(path))
@@ -468,7 +473,7 @@ def test_who_cannot_be_set_up_costs_no_call_that_runs(template, tmp_path, how):
         assert [pool.call(number) for number in range(5)] == [0, 1, 2, 3, 4]
         path.write_text(how)
         results = []
-        with pytest.raises((SetupError, WorkerDied)):  # noqa: PT012
+        with pytest.raises(error):  # noqa: PT012
             for number in range(100):
                 results.append(pool.call(number))
         assert results == list(range(len(results)))
@@ -501,3 +506,51 @@ class Slow:
 
     def __call__(self, value):
         return value
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(100, marks=pytest.mark.slow)])
+def test_nothing_is_lost_while_processes_are_killed(make, seconds):
+    """Workers and their processes, every 50 ms, whatever they do."""
+    pool = make(max=3, on_error=lambda error: None, rlimits={"CORE": 0})
+    stopped, answers, wrong = threading.Event(), [], []
+
+    def load():
+        while not stopped.is_set():
+            futures = {number: pool.submit("echo", number) for number in range(20)}
+            for number, future in futures.items():
+                try:
+                    answers.append(future.result(LIMIT) == number)
+                except WorkerDied as error:
+                    if error.started is not True:
+                        wrong.append(error)
+                except Exception as error:
+                    wrong.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for each in threads:
+        each.start()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        found = [*processes_of(pool), *pool.pids]
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            os.kill(random.choice(found), random.choice(DEADLY))
+    stopped.set()
+    for each in threads:
+        each.join(2 * LIMIT)
+
+    assert wrong == []
+    assert all(answers)
+    assert len(answers) > 20 * seconds
+    wait_until(lambda: pool.stats()["idle"] == 3, LIMIT)
+
+
+def test_kill_of_a_worker_alone_ends_it(make):
+    pool = make()
+    pool.call("count")
+    (keeper,) = pool.pids
+
+    os.kill(keeper, signal.SIGTERM)
+
+    wait_until(lambda: not process_alive(keeper), LIMIT)
+    assert pool.call("echo", 1) == 1

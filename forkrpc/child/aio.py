@@ -279,6 +279,7 @@ class Async:
     # What user code calls; any thread.
 
     def fail_setup(self, text: str) -> None:
+        self.answers.release()
         self.answers.send(wire.encode(wire.FAILED, text.encode("utf-8", "replace")))
         self.answers.flush()
 

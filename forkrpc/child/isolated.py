@@ -33,6 +33,10 @@ class Isolated(Sync):
     def _answered(self) -> bool:
         return self._mine is not None and self.replies.done() >= self._mine.number
 
+    def fail_setup(self, text: str) -> None:
+        self.replies.release()
+        super().fail_setup(text)
+
     def mute(self) -> None:
         """Write nothing any more."""
         self.replies.mute()

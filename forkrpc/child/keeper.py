@@ -22,7 +22,7 @@ AHEAD = 2  # processes that have not answered: whose turn it is, and one to come
 MOST = 16  # processes of one keeper, with those that have answered and take long to end
 GRACE = 0.02  # seconds for the others to leave when one has died
 CLOSED = 2**64 - 1  # in place of the number of a process: nobody's turn comes any more
-_WAKES = (_signal.SIGCHLD,)
+_WAKES = (_signal.SIGCHLD, _signal.SIGTERM)
 
 
 class Turns:
@@ -93,8 +93,7 @@ class Keeper:
                     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
                     end_with_parent(keeper)
                     return self._forked
-            _signal.sigwait(_WAKES)
-            self._look_after()
+            self._sleep()
 
     def _is_wanted(self) -> bool:
         """Return whether to fork one more."""
@@ -108,13 +107,19 @@ class Keeper:
         except OSError:
             if not self._children:
                 raise
-            _signal.sigwait(_WAKES)  # the end of one makes room
-            self._look_after()
+            self._sleep()  # the end of one makes room
             return False
         self._forked += 1
         if pid:
             self._children[pid] = self._forked
         return not pid
+
+    def _sleep(self) -> None:
+        """Wait until a child has ended, or lets another one be forked."""
+        if _signal.sigwait(_WAKES) == _signal.SIGTERM:  # `kill`, of the keeper alone
+            for pid in self._children:
+                os.kill(pid, _signal.SIGTERM)
+        self._look_after()
 
     def _look_after(self) -> None:
         """Take note of those that have ended; end if it was the turn of one."""
@@ -149,8 +154,9 @@ class Keeper:
         """
         self._turns.close()
         while True:
-            for _ in self._ended():
-                continue
+            for number, how in self._ended():
+                if number <= last and how:
+                    self._tell(how)
             if not self._children:
                 break
             if not status:  # in order: they may take their time, as workers do

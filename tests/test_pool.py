@@ -649,7 +649,7 @@ def test_a_call_that_is_made_again_can_be_cancelled(template, tmp_path):
     path = tmp_path / "begun"
     with template.pool(hang_twice, max=1, retries=1) as pool:
         future = pool.submit(str(path))
-        wait_until(path.exists, LIMIT)
+        wait_until(lambda: path.exists() and path.read_text() == "begun\n", LIMIT)
         os.kill(*pool.pids, signal.SIGKILL)
         wait_until(lambda: path.read_text() == "begun\n" * 2, LIMIT)
         assert future.running()

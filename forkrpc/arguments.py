@@ -31,8 +31,12 @@ class Arguments:
         self._session = session
         self._most = most
 
-    def waiting(self, args: "Args", kwargs: "Keys") -> object:
-        """Return what waits for a call."""
+    def waiting(self, args: "Args", kwargs: "Keys", *, shared: bool = False) -> object:
+        """Return what waits for a call.
+
+        shared: the caller changes nothing before it has the outcome, so that large
+        buffers need not be copied.
+        """
         codec = self._session.codec
         if codec.packs and not kwargs and keepable(args) and self._fits(args):
             kind = type(args[0]) if len(args) == 1 else tuple
@@ -41,7 +45,8 @@ class Arguments:
         if len(body) > self._most:
             raise self._too_long(body)
         if isinstance(body, Parts):
-            return body.owned(wire.KEYWORDS if kwargs else 0)
+            body.flags = wire.KEYWORDS if kwargs else 0
+            return body if shared else body.owned(body.flags)
         return Keywords(body) if kwargs else body
 
     def _fits(self, args: "Args") -> bool:

@@ -40,7 +40,7 @@ class CarryingArguments(Arguments):
         self.cells = cells
         self._octets = octets
 
-    def waiting(self, args: "Any", kwargs: "Any") -> object:
+    def waiting(self, args: "Any", kwargs: "Any", *, shared: bool = False) -> object:
         return self._with_values(super().waiting, args, kwargs)
 
     def limited(self, args: "Any", kwargs: "Any", limit: float) -> "bytes | Parts":

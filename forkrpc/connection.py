@@ -39,15 +39,13 @@ if TYPE_CHECKING:
     Keys = dict[str, Any]
     Limit = float | None
 
-
 POLL = 0.01  # seconds between two looks at calls without an answer, at the end
 
 
 class Connection:
     """One worker: its session, its life, and what the user wants to be told.
 
-    Shared by the Proxy, which may be dropped, and the reactor, which keeps it until
-    the worker has ended.
+    Shared by the Proxy, which may be dropped, and the reactor, to the worker's end.
     closed: why no more calls are taken, None while they are.
     ended: set when the worker has ended and all callbacks have run.
     """
@@ -117,10 +115,7 @@ class Connection:
     def submit_for(
         self, args: "Args", kwargs: "Keys", target: "Any", limit: "Limit" = None
     ) -> None:
-        """As `submit`, for who may cancel the call, or limits it to so many seconds.
-
-        With a limit *target* is a Limited.
-        """
+        """As `submit`, for who may cancel the call, or limits it: then a Limited."""
         self.session.varied = True
         if limit is None:
             self.submit(args, kwargs, target)
@@ -165,15 +160,19 @@ class Connection:
         else:
             if self.closed is not None:
                 self.check_open()
-            call = self._waiting(args, kwargs)
+            call = self._waiting(args, kwargs, shared=True)
         self.look_after_calls()
-        outcome = self._channel.exchange(call, SimpleQueue())
+        try:
+            outcome = self._channel.exchange(call, SimpleQueue())
+        except BaseException:  # an interrupt: the caller may change its arguments now
+            self._channel.own(call)
+            raise
         if type(outcome) is not Failure:
             return outcome
         try:
             return result_of(outcome)
         finally:
-            del outcome  # the frame is in the traceback: no cycle through it
+            del call, outcome  # the frame is in the traceback, and would hold them
 
     def check_open(self) -> None:
         """Raise ClosedError, or what ended the worker."""
@@ -283,8 +282,7 @@ class Connection:
     def look_at_page(self) -> None:
         """Settle calls whose results the worker holds back for long.  The caller leads.
 
-        For long: it held them already at the last look.  What it has written comes
-        before them, such as events that wait in the socket behind slow callbacks.
+        For long: already at the last look.  What it has written comes before them.
         """
         seen, _ = self.life.held()
         if seen and seen == self._seen and not self._channel.has_more():

@@ -52,6 +52,10 @@ class Parts:
         """Return the same with copies of what somebody could still change."""
         return Parts(self.body, list(map(owned, self.buffers)), flags)
 
+    def own(self) -> None:
+        """Hold copies from now on."""
+        self.buffers = list(map(owned, self.buffers))
+
     def table(self) -> bytes:
         """Return the table that the body begins with in a frame."""
         lengths = (

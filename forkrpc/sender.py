@@ -8,6 +8,7 @@ import _thread
 
 from . import wire
 from .fds import Outbox
+from .parts import Parts
 from .reactor import WRITE
 from .watch import Watch
 
@@ -80,6 +81,16 @@ class Sender:
         """Send a frame that belongs to a stream, before the calls that wait."""
         self._outbox.put(data)
         self.flush()
+
+    def own(self, call: object) -> None:
+        """Copy what its caller could change of a call, where it is still to be sent.
+
+        The caller has been interrupted while it waited for the outcome.
+        """
+        if type(call) is Parts:
+            call.own()  # first: it may be made a frame just now
+            with self._writing:
+                self._outbox.own()
 
     def cancel(self, target: "Awaiter") -> bool:
         """Withdraw a call, or tell the worker to cancel it; return whether it is."""

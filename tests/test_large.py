@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 import bulky
-from forkrpc import SerialiserError, WorkerDied
+from forkrpc import SerialiserError, WorkerDied, parts
 from forkrpc.parts import LARGE
 from helpers import resident_bytes, run_program, wait_until
 from shared import shared_template
@@ -196,6 +196,50 @@ def test_the_result_is_the_callers_own(verb, proxy):
     result = verb(proxy, "echo", bytearray(LARGE))
     result.append(1)  # nobody else looks at its memory
     assert len(result) == LARGE + 1
+
+
+@every_backend
+@pytest.mark.parametrize("make", [bytearray, array], ids=["bytearray", "array"])
+def test_a_call_that_waits_sends_what_is_its_callers_without_a_copy(
+    make, backend, template, monkeypatch
+):
+    value = make(4 * MIB)
+    with template.run(f"bulky.{FUNCTIONS[backend]}", backend=backend) as proxy:
+        copies = []
+        monkeypatch.setattr(parts, "copy_of", copies.append)
+        assert len(proxy.call("echo", value)) == 4 * MIB
+        assert copies == []
+        with pytest.raises(LookupError) as caught:
+            proxy.call("no such function", value)
+        assert caught.value is not None  # and the frames in its traceback
+    if make is bytearray:
+        value.clear()  # nobody holds its memory
+
+
+@every_backend
+def test_an_interrupt_leaves_the_call_what_it_was(backend, template, tmp_path):
+    path = os.fspath(tmp_path / "gate")
+    os.mkfifo(path)
+    value, told = bytearray(64 * MIB), []
+    with template.run(
+        f"bulky.{FUNCTIONS[backend]}", backend=backend, on_event=told.append
+    ) as proxy:
+        held = proxy.submit("gate", path)
+        main = threading.main_thread().ident
+        alarm = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
+        alarm.start()
+        with pytest.raises(KeyboardInterrupt):  # its worker reads nothing
+            proxy.call("tell_sum", value)
+        alarm.join()
+        value[:] = b"z" * len(value)
+        value.clear()  # nobody holds its memory
+        with open(path, "wb"):
+            pass
+        assert held.result(LIMIT) is None
+        assert proxy.drain(LIMIT)
+        assert proxy.call("tell_sum", b"\1" * LARGE) == LARGE
+        assert proxy.drain(LIMIT)
+    assert told == [0, LARGE]
 
 
 @every_backend

@@ -115,7 +115,7 @@ class Connection:
     def submit_for(
         self, args: "Args", kwargs: "Keys", target: "Any", limit: "Limit" = None
     ) -> None:
-        """As `submit`, for who may cancel the call, or limits it: then a Limited."""
+        """As `submit`, for who may cancel; with a limit, in seconds: for a Limited."""
         self.session.varied = True
         if limit is None:
             self.submit(args, kwargs, target)

@@ -234,3 +234,16 @@ def _nothing_left(_settled_library):
     before = settled_snapshot()
     yield
     check_nothing_left(before)
+
+
+@pytest.fixture
+def pipe():
+    """Yield (read, write) of a pipe; reading does not block, and a test may close."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    yield read, write
+    for fd in read, write:
+        try:
+            os.close(fd)
+        except OSError:  # by the test
+            pass

@@ -33,15 +33,6 @@ def turns(page):
             os.close(fd)
 
 
-@pytest.fixture
-def pipe():
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    yield read, write
-    for fd in read, write:
-        os.close(fd)
-
-
 def start_keeper(page, act, *foreign):
     """Fork a keeper whose processes call *act* with their Turn; return its pid.
 

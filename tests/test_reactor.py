@@ -26,18 +26,6 @@ def reactor():
 
 
 @pytest.fixture
-def pipe():
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    yield read, write
-    for fd in read, write:
-        try:
-            os.close(fd)
-        except OSError:  # by the test
-            pass
-
-
-@pytest.fixture
 def reports(monkeypatch):
     reports = []
     monkeypatch.setattr(threading, "excepthook", reports.append)

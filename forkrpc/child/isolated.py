@@ -43,9 +43,7 @@ class Isolated(Sync):
 
     def _begin(self) -> None:
         turn, replies = self._mine, self.replies
-        if turn is None:  # what is set up in the keeper has failed
-            super()._begin()
-            return
+        assert turn is not None  # the keeper itself does not serve
         replies.release()
         if self._tells or turn.number == 1:
             replies.begin(turn.keeper, wire.ONE if self._tells else 0)
